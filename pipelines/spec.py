@@ -1,0 +1,465 @@
+"""The spec: what a person wants, parsed strictly.
+
+pydantic is used here and nowhere deeper: the rest of the author's side gets a frozen `Spec`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from components.contract import SpecError
+
+SPEC_VERSION = 1
+NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+VARIANT_PATTERN = re.compile(
+    r"(fp32|fp16|int8|int8-static|int4|prune[1-9][0-9]?|distill[1-9][0-9]?)"
+)
+DURATION_PATTERN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+URI_SCHEMES = ("file", "http", "https", "s3", "gs", "az", "abfs", "hf", "synthetic", "artifact")
+
+
+def _name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a DNS-1123 label of at most 40 characters: use lower-case letters, "
+            "digits and inner hyphens"
+        )
+    return value
+
+
+def _variant(value: str) -> str:
+    for part in value.split("+"):
+        if not VARIANT_PATTERN.fullmatch(part):
+            raise ValueError(
+                f"{part!r} is not a compression method: use fp32, fp16, int8, int8-static, int4, "
+                "prune<percent>, distill<layers>, joined with +"
+            )
+    return value
+
+
+def parse_duration(value: str | int) -> int:
+    """Return the seconds in `value`: ``2h``, ``1h30m``, ``90s``, ``1d``, or a number of seconds.
+
+    Raises:
+        ValueError: another form, or not positive.
+    """
+    if isinstance(value, int):
+        seconds = value
+    else:
+        match = DURATION_PATTERN.fullmatch(value)
+        if not match or not value:
+            raise ValueError(f"{value!r} is not a duration: write 45m, 2h, 1h30m or 1d")
+        days, hours, minutes, rest = (int(group or 0) for group in match.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    if seconds <= 0:
+        raise ValueError(f"{value!r} is not a positive duration")
+    return seconds
+
+
+def _duration(value: str | int) -> str | int:
+    parse_duration(value)
+    return value
+
+
+class Section(BaseModel):
+    """A mapping of the spec: unknown keys and wrong types are errors, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Capacity = Literal["on-demand", "spot"]
+CAPACITIES: tuple[Capacity, ...] = ("on-demand", "spot")
+Name = Annotated[str, AfterValidator(_name)]
+Variant = Annotated[str, AfterValidator(_variant)]
+Duration = Annotated[str | int, AfterValidator(_duration)]
+Fraction = Annotated[float, Field(gt=0.0, le=0.5)]
+PositiveNumber = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class Model(Section):
+    """Which model to start from: pretrained (`id`) or an architecture from scratch (`config`)."""
+
+    id: str | None = None
+    config: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.id is None) == (self.config is None):
+            raise ValueError(
+                "give exactly one of id (pretrained weights) and config (from scratch)"
+            )
+        return self
+
+
+class Source(Section):
+    """One split: its own URI, or a fraction taken from train, stratified, by seed."""
+
+    uri: str | None = None
+    fraction: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.uri is None) == (self.fraction is None):
+            raise ValueError("give exactly one of uri and fraction")
+        return self
+
+
+class Profile(Section):
+    """What is known of data that can't be read at plan time."""
+
+    rows: Annotated[int, Field(gt=0)]
+    tokens: Annotated[int, Field(gt=0)]
+    length_histogram: dict[int, Annotated[int, Field(ge=0)]] | None = None
+
+
+class Data(Section):
+    """Where the data is and what its columns mean."""
+
+    train: Source
+    validation: Source = Source(fraction=0.1)
+    test: Source = Source(fraction=0.1)
+    format: Literal[
+        "auto", "conll", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "imagefolder"
+    ] = "auto"
+    columns: dict[str, str | int] = Field(default_factory=dict)
+    profile: Profile | None = None
+    redact: bool = False
+
+    @model_validator(mode="after")
+    def _train_is_read(self) -> Self:
+        if self.train.uri is None:
+            raise ValueError("train needs a uri (fractions are taken from train)")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters."""
+
+    rank: Annotated[int, Field(gt=0, le=1024)] = 16
+    alpha: PositiveNumber = 32.0
+    targets: list[str] | None = None
+
+
+class Search(Section):
+    """Spend `search` short runs on finding the value."""
+
+    search: Annotated[int, Field(gt=1, le=32)]
+
+
+class EarlyStopping(Section):
+    """Stop when the main metric has not improved for `patience` evaluations."""
+
+    patience: Annotated[int, Field(gt=0)] = 2
+
+
+class Training(Section):
+    """How to fine-tune."""
+
+    method: Literal["full", "lora", "adalora"] = "full"
+    lora: Lora | None = None
+    epochs: Annotated[int, Field(gt=0, le=1000)] = 3
+    max_length: Annotated[int, Field(ge=8, le=131072)] = 128
+    global_batch: Annotated[int, Field(gt=0)] = 32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    optimizer: Literal["auto", "adamw", "adafactor", "adamw-8bit"] = "auto"
+    learning_rate: Literal["auto"] | PositiveNumber | Search = "auto"
+    early_stopping: EarlyStopping | None = None
+    class_weights: Literal["balanced"] | None = None
+    document_context: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Compression(Section):
+    """How much quality may be given up, and for what."""
+
+    max_quality_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    gate: Literal["point", "bound"] = "point"
+    variants: Literal["auto"] | Annotated[list[Variant], Field(min_length=1)] = "auto"
+
+
+class Serving(Section):
+    """What the published model must do."""
+
+    target: str = "cpu"
+    p99_latency_ms: PositiveNumber | None = None
+    requests_per_second: PositiveNumber = 10.0
+
+
+class Objective(Section):
+    """What to minimise, within which limits."""
+
+    minimize: Literal["cost", "time"] = "cost"
+    deadline: Duration | None = None
+    budget_usd: PositiveNumber | None = None
+    capacity: Annotated[list[Capacity], Field(min_length=1)] = Field(
+        default_factory=lambda: list(CAPACITIES)
+    )
+    regions: list[str] | None = None
+    max_network_latency_ms: PositiveNumber | None = None
+    hardware: str | list[str] = "any"
+    here_usd_per_hour: PositiveNumber | None = None
+
+    @property
+    def deadline_s(self) -> int | None:
+        """The deadline in seconds."""
+        return None if self.deadline is None else parse_duration(self.deadline)
+
+
+class Credentials(Section):
+    """Names of Kubernetes secrets; never their content."""
+
+    secret: str
+
+
+class Storage(Section):
+    """Tiers by URI; an absent one lives beside the run."""
+
+    hot: str | None = None
+    warm: str | None = None
+    cold: str | None = None
+    retention_days: Annotated[int, Field(gt=0)] = 365
+    credentials: Credentials | None = None
+
+
+class Tracking(Section):
+    """Where training curves go."""
+
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+class Spec(Section):
+    """One YAML file: model, data, quality to keep, deadline, budget."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    task: Literal[
+        "token-classification",
+        "text-classification",
+        "text-pair-ranking",
+        "causal-lm",
+        "image-classification",
+    ]
+    model: Model
+    data: Data
+    training: Training = Training()
+    compression: Compression = Compression()
+    serving: Serving = Serving()
+    objective: Objective = Objective()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+    on_profile_change: Literal["stop", "continue"] = "stop"
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths in the spec start from."""
+        return self._folder
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The spec as plain JSON values with every default filled in."""
+        document: dict[str, Any] = self.model_dump(mode="json")
+        return document
+
+    def locate(self, reference: str) -> str:
+        """Return `reference` as it is when it is a URI, else the absolute path it means."""
+        scheme, separator, rest = reference.partition("://")
+        if separator and scheme == "file":
+            return str(Path(rest).resolve())
+        if separator:
+            return reference
+        return str((self._folder / Path(reference).expanduser()).resolve())
+
+
+def load_spec(path: Path) -> Spec:
+    """Read and check the spec at `path`.
+
+    Raises:
+        SpecError: not readable, not YAML, or not a spec; names file, line, key and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec", remedy="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}", remedy="give a UTF-8 file") from None
+    return parse_spec(text, source=str(path), folder=path.resolve().parent)
+
+
+def parse_spec(text: str, *, source: str, folder: Path) -> Spec:
+    """Parse a spec from `text`; `source` names it in errors, `folder` anchors relative paths.
+
+    Raises:
+        SpecError: see `load_spec`; all problems are listed, one a line.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        problems = list(_duplicate_keys(root, source))
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SpecError(
+            f"{source}: not YAML: {_one_line(error)}", remedy="fix the syntax"
+        ) from None
+    if problems:
+        raise SpecError("\n".join(problems), remedy="keep one of them")
+    if root is None or not isinstance(document, dict):
+        raise SpecError(f"{source}: a spec is a mapping, this is {type(document).__name__}")
+    version = document.get("schema_version", SPEC_VERSION)
+    if version != SPEC_VERSION:
+        line = _line_of(root, ("schema_version",))
+        raise SpecError(
+            f"{source}:{line}: schema_version {version!r} is not supported, only {SPEC_VERSION}",
+            remedy=f"write schema_version: {SPEC_VERSION}",
+        )
+    try:
+        spec = Spec.model_validate(document)
+    except ValidationError as error:
+        raise SpecError(_describe_all(error, root, source)) from None
+    spec._folder = folder
+    _check_together(spec, root, source)
+    return spec
+
+
+def _check_together(spec: Spec, root: yaml.Node, source: str) -> None:
+    """Checks that need more than one field."""
+
+    def fail(path: tuple[str, ...], message: str, remedy: str) -> None:
+        line = _line_of(root, path)
+        raise SpecError(f"{source}:{line}: {'.'.join(path)}: {message}", remedy=remedy)
+
+    if spec.training.lora is not None and spec.training.method == "full":
+        fail(("training", "lora"), "given, but training.method is full", "set method: lora")
+    if spec.training.method != "full" and spec.task == "image-classification":
+        fail(("training", "method"), "adapters are for text models", "use method: full")
+    for split in ("train", "validation", "test"):
+        uri = getattr(spec.data, split).uri
+        scheme, separator, _ = (uri or "").partition("://")
+        if separator and scheme not in URI_SCHEMES:
+            fail(
+                ("data", split, "uri"),
+                f"scheme {scheme!r} is not one of {', '.join(URI_SCHEMES)}",
+                "use a path or a supported scheme",
+            )
+    if not math.isfinite(spec.training.epochs * spec.training.max_length):
+        fail(("training",), "epochs or max_length out of range", "use finite values")
+
+
+def _describe_all(error: ValidationError, root: yaml.Node, source: str) -> str:
+    """One line for each place; what a union would have taken instead is joined with "or"."""
+    places: dict[str, list[str]] = {}
+    for problem in error.errors():
+        place, message = _describe(problem, root, source)
+        places.setdefault(place, []).append(message)
+    return "\n".join(f"{place}: {' or '.join(texts)}" for place, texts in places.items())
+
+
+def _describe(problem: Any, root: yaml.Node, source: str) -> tuple[str, str]:
+    """Place (file, line, key) and message (what is wrong, the value, the remedy)."""
+    path = tuple(part for part in problem["loc"] if isinstance(part, str | int))
+    path = _existing(root, path)
+    line = _line_of(root, path)
+    key = ".".join(str(part) for part in path) or "spec"
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        key = ".".join(str(part) for part in problem["loc"])
+        known = _known_keys(tuple(str(part) for part in problem["loc"][:-1]))
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{source}:{line}: {key}", f"unknown key; {hint}"
+    if kind == "missing":
+        missing = ".".join(str(part) for part in problem["loc"])
+        return f"{source}:{line}: {missing}", "required and missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{source}:{line}: {key}", f"{message}; got {_shorten(problem['input'])}"
+
+
+def _existing(root: yaml.Node, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Drop the union tags that pydantic adds to a location: keep what the YAML really has."""
+    kept: list[str | int] = []
+    for part in path:
+        if _child(_node_at(root, tuple(kept)), part) is not None:
+            kept.append(part)
+    return tuple(kept)
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    section: type[Section] = Spec
+    for part in path:
+        info = section.model_fields.get(part)
+        if info is None:
+            break
+        choices = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        sections = [c for c in choices if isinstance(c, type) and issubclass(c, Section)]
+        if sections:
+            section = sections[0]
+    return sorted(section.model_fields)
+
+
+def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                child: yaml.Node = value
+                return child
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        item: yaml.Node = node.value[part]
+        return item
+    return None
+
+
+def _node_at(root: yaml.Node, path: tuple[str | int, ...]) -> yaml.Node | None:
+    node: yaml.Node | None = root
+    for part in path:
+        node = _child(node, part)
+    return node
+
+
+def _line_of(root: yaml.Node, path: tuple[str | int, ...]) -> int:
+    node: yaml.Node = root
+    for part in path:
+        child = _child(node, part)
+        if child is None:
+            break
+        node = child
+    return int(node.start_mark.line) + 1
+
+
+def _duplicate_keys(node: yaml.Node | None, source: str) -> Iterator[str]:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                yield f"{source}:{line}: {key.value}: also given on line {seen[key.value]}"
+            seen[key.value] = line
+            yield from _duplicate_keys(value, source)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _duplicate_keys(item, source)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
