@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -107,6 +107,8 @@ def execute(
     store: str,
     run_id: str,
     external: Callable[[dict[str, Any]], Any] | None = None,
+    code: Sequence[Path] | None = None,
+    resumable: bool = True,
 ) -> str:
     """Run a step once, or return what it returned before.
 
@@ -119,6 +121,8 @@ def execute(
         run_id: names the run's folder in the store.
         external: identifies what the step reads from outside the store (content hashes of source
             files); part of the fingerprint.
+        code: the source files that decide the result, when they are not the step's own folder.
+        resumable: False for a step that must run every time.
 
     Returns:
         The artifact URI that `run` returned, now or in an earlier run with the same fingerprint.
@@ -132,10 +136,16 @@ def execute(
     try:
         outside = external(settings["arguments"]) if external else None
         fingerprint = content_hash(
-            [kind, settings["arguments"], inputs, outside, code_digest(kind)]
+            [
+                kind,
+                settings["arguments"],
+                inputs,
+                outside,
+                _digest(code) if code else code_digest(kind),
+            ]
         )
-        cached = _from_marker(tiers, fingerprint, step, run_id, settings["plan_hash"])
-        if cached is not None:
+        cached = resumable and _from_marker(tiers, fingerprint, step, run_id, settings["plan_hash"])
+        if cached:
             return cached
         return _run_and_record(kind, run, settings, inputs, tiers, run_id, fingerprint)
     except BaseException as error:
@@ -222,9 +232,13 @@ def code_digest(kind: str) -> str:
     folders = [COMPONENTS / kind, COMPONENTS / "lib"]
     files = [COMPONENTS / name for name in ("contract.py", "runtime.py", "storage.py")]
     files += [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return _digest(files)
+
+
+def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(path.relative_to(COMPONENTS).as_posix().encode())
+        digest.update(path.relative_to(COMPONENTS.parent).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
