@@ -26,6 +26,7 @@ from components.select.component import select
 from components.storage import Tiers
 from components.train.component import train
 from pipelines.control.decide.component import decide
+from pipelines.control.decide.step import DEFAULT_TOLERANCE, planned
 from pipelines.control.report.component import report
 from pipelines.plan import Plan, StepPlan
 
@@ -161,12 +162,25 @@ def step_config(plan: Plan, name: str) -> str:
         "ephemeral_bytes": step.resources.ephemeral_bytes,
         "timeout_s": step.timeout_s,
     }
-    arguments = step.arguments
-    if name == "report":  # the receipt compares with the whole plan, wherever it runs
-        arguments = {**arguments, "plan": plan.to_json()}
+    arguments = {**step.arguments, **_of_whole_plan(plan, name)}
     return canonical_json(
         {"step": name, "arguments": arguments, "plan_hash": plan.hash, "requested": requested}
     )
+
+
+def _of_whole_plan(plan: Plan, name: str) -> dict[str, Any]:
+    """What the two control steps know of the whole plan (a plan can't contain itself)."""
+    if name == "report":
+        return {"plan": plan.to_json()}
+    if name == "decide":
+        return {
+            "spec": plan.spec,
+            "planned": planned(plan),
+            "here": all(step.node == "here" for step in plan.steps),
+            "tolerance": plan.step(name).arguments.get("tolerance", DEFAULT_TOLERANCE),
+            "on_profile_change": plan.spec["on_profile_change"],
+        }
+    return {}
 
 
 def request(task: dsl.PipelineTask, step: StepPlan, options: PodOptions) -> None:

@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine with Python 3.11 and make:
+#   make run    builds the environment and runs the main job, ending with the receipt
+#   make test   builds the environment and runs lint, types, import rules and tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs
+SPEC ?= pipelines/examples/newsroom-ner.yaml
+
+.PHONY: run test lint environment lock clean
+
+run: $(VENV)/.installed
+	$(BIN)/suanli run $(SPEC) --workdir $(WORKDIR)
+
+test: $(VENV)/.installed lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+environment: $(VENV)/.installed
+
+# One environment serves both commands; it is built again only when the pins change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "suanli needs Python 3.11 or 3.12: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[offline,dev]"
+	touch $@
+
+# Writes what pip resolved, so that everyone installs the same versions.
+lock: $(VENV)/.installed
+	$(BIN)/python -m pip freeze --exclude-editable --exclude suanli | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

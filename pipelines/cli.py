@@ -1,0 +1,237 @@
+"""The command line. Heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.contract import SpecError, SuanliError
+
+EXIT_INTERRUPTED = 130
+DEFAULT_WORKDIR = Path("runs")
+DEFAULT_SPEC = Path(__file__).parent / "examples" / "newsroom-ner.yaml"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command and exit with its code (see `components.contract`)."""
+    arguments = parser().parse_args(argv)
+    try:
+        code = arguments.command(arguments)
+    except SuanliError as error:
+        print(f"suanli: {error.message}", file=sys.stderr)
+        if error.remedy:
+            print(f"  remedy: {error.remedy}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("suanli: interrupted; run the same command again to go on", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    root = argparse.ArgumentParser(
+        prog="suanli",
+        description="Plan, price, run and learn from fine-tuning pipelines on Kubeflow.",
+        epilog="Exit codes: 0 done, 1 a step failed, 2 bad input, 3 infeasible, 4 gate failed.",
+    )
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", _run, "plan, run here and print the receipt")
+    run.add_argument("spec", type=Path, nargs="?", default=DEFAULT_SPEC)
+    run.add_argument("--workdir", type=Path, default=DEFAULT_WORKDIR, metavar="DIR")
+    _add_planning(run)
+    _add_output_modes(run)
+
+    plan = _command(commands, "plan", _plan, "show the decision and why")
+    plan.add_argument("spec", type=Path)
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--explain", action="store_true", help="add formulas and alternatives")
+    plan.add_argument("--here", action="store_true", help="plan for this machine only")
+    plan.add_argument("--observed", type=Path, metavar="MANIFEST", help="an ingest manifest")
+    _add_planning(plan)
+
+    predict = _command(commands, "predict", _predict, "predict a table of workloads")
+    predict.add_argument("rows", type=Path, metavar="ROWS.csv")
+    predict.add_argument("--output", type=Path, required=True, metavar="PRED.csv")
+
+    compile_ = _command(commands, "compile", _compile, "write the KFP pipeline")
+    compile_.add_argument("spec", type=Path)
+    compile_.add_argument("-o", "--output", type=Path, required=True)
+    compile_.add_argument("--format", choices=("ir", "manifest"), default="ir")
+    compile_.add_argument("--namespace", default="suanli", help="for --format manifest")
+    _add_compiling(compile_)
+    _add_planning(compile_)
+
+    report = _command(commands, "report", _report, "rebuild a run's receipt")
+    report.add_argument("rundir", type=Path)
+    _add_output_modes(report)
+
+    schema = _command(commands, "schema", _schema, "print a JSON Schema")
+    schema.add_argument("noun", nargs="?", default="spec", help="default: spec; `list` names all")
+    return root
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=function)
+    return command
+
+
+def _add_planning(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--catalog", type=Path, action="append", default=[], metavar="FILE",
+        help="more catalogue rows (own nodes, discounts, quotas)",
+    )  # fmt: skip
+    command.add_argument("--calibration", type=Path, metavar="FILE", help="from suanli calibrate")
+
+
+def _add_compiling(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--image", action="append", default=[], metavar="FAMILY=IMAGE",
+        help="image of a family (data, train, infer), by digest where known",
+    )  # fmt: skip
+    command.add_argument("--queue", help="Kueue LocalQueue for every pod")
+
+
+def _add_output_modes(command: argparse.ArgumentParser) -> None:
+    modes = command.add_mutually_exclusive_group()
+    modes.add_argument("--quiet", action="store_true", help="print only errors")
+    modes.add_argument("--json", action="store_true", help="print report.json")
+
+
+def _make_plan(arguments: argparse.Namespace, *, here: bool) -> tuple[Any, Any]:
+    """Return the spec and the plan that the arguments ask for."""
+    from pipelines.cost.calibration import load_calibration
+    from pipelines.cost.catalog import load_catalog
+    from pipelines.plan import make_plan
+    from pipelines.spec import load_spec
+
+    spec = load_spec(arguments.spec)
+    observed = None
+    if getattr(arguments, "observed", None):
+        observed = _read_json(arguments.observed)
+    plan = make_plan(
+        spec,
+        catalog=load_catalog(arguments.catalog),
+        calibration=load_calibration(arguments.calibration) if arguments.calibration else None,
+        observed=observed,
+        here=here,
+    )
+    return spec, plan
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: {error}", remedy="give a readable JSON file") from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pipelines.local import run_here
+    from pipelines.terminal import LiveView, print_error, print_receipt
+
+    spec, plan = _make_plan(arguments, here=True)
+    mode = "json" if arguments.json else "quiet" if arguments.quiet else "live"
+    with LiveView(plan, mode=mode) as view:
+        outcome = run_here(spec, plan, workdir=arguments.workdir, on_event=view.handle)
+    if mode == "json":
+        print(json.dumps(outcome.report, indent=1, sort_keys=True, ensure_ascii=False))
+    elif mode == "live":
+        print_receipt(outcome.report, folder=outcome.folder)
+    if outcome.error:
+        print_error(outcome.error)
+    return outcome.exit_code
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    _, plan = _make_plan(arguments, here=arguments.here)
+    if arguments.json:
+        print(json.dumps(plan.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
+        return 0
+    from pipelines.terminal import print_plan
+
+    print_plan(plan, explain=arguments.explain)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from pipelines.cost.predict import predict_csv
+
+    predict_csv(arguments.rows, arguments.output)
+    return 0
+
+
+def _images(arguments: argparse.Namespace) -> dict[str, str]:
+    images = {}
+    for item in arguments.image:
+        family, separator, image = item.partition("=")
+        if family not in ("data", "train", "infer") or not separator or not image:
+            raise SpecError(
+                f"--image {item!r} is not FAMILY=IMAGE", remedy="families: data, train, infer"
+            )
+        images[family] = image
+    return images
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from pipelines.dag import compile_manifest, compile_pipeline
+
+    images = _images(arguments)
+    _, plan = _make_plan(arguments, here=False)
+    if arguments.format == "ir":
+        text = compile_pipeline(plan, images=images, queue=arguments.queue)
+    else:
+        text = compile_manifest(
+            plan,
+            namespace=arguments.namespace,
+            version=f"{plan.name}-{plan.hash[:12]}",
+            images=images,
+            queue=arguments.queue,
+        )
+    _write_text(arguments.output, text)
+    return 0
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SpecError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pipelines.local import rebuild_report
+    from pipelines.terminal import print_receipt
+
+    report = rebuild_report(arguments.rundir)
+    if arguments.json:
+        print(json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False))
+    elif not arguments.quiet:
+        print_receipt(report, folder=arguments.rundir)
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from pipelines.schemas import NOUNS, schema
+
+    if arguments.noun == "list":
+        print("\n".join(sorted(NOUNS)))
+        return 0
+    print(json.dumps(schema(arguments.noun), indent=2, sort_keys=True))
+    return 0
+
+
+if __name__ == "__main__":
+    main()
