@@ -1,0 +1,122 @@
+"""How numbers read: one formatter a unit, the same in the page, the terminal and the summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+MISSING = "–"
+Formatter = Callable[[float], str]
+
+
+def is_number(value: object) -> bool:
+    """True for a finite int or float (a bool is not a number here)."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+def show(value: object, formatter: Formatter) -> str:
+    """Format `value`, or a dash when there is none."""
+    return formatter(float(value)) if is_number(value) else MISSING  # type: ignore[arg-type]
+
+
+def seconds(value: float) -> str:
+    """``0.24 s``, ``18.3 s``, ``3 min 12 s``, ``1 h 04 min``, ``2 d 03 h``."""
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    if value < 0.095:
+        return f"{sign}{value * 1000:.0f} ms"
+    if value < 9.95:
+        return f"{sign}{value:.2g} s" if value < 1 else f"{sign}{value:.1f} s"
+    if value < 59.5:
+        return f"{sign}{value:.0f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{sign}{whole // 60} min {whole % 60:02d} s"
+    minutes = round(value / 60)
+    if minutes < 48 * 60:
+        return f"{sign}{minutes // 60} h {minutes % 60:02d} min"
+    return f"{sign}{minutes // 1440} d {minutes % 1440 // 60:02d} h"
+
+
+def bytes_(value: float) -> str:
+    """Binary units, three figures: ``812 B``, ``86.6 MiB``, ``1.24 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 999.5 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{_three(value)} {unit}"
+
+
+def usd(value: float) -> str:
+    """Cents when they say enough, more digits when they don't: ``$12.40``, ``$0.0031``."""
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    if value == 0:
+        return "$0.00"
+    if value >= 0.1:
+        return f"{sign}${value:,.2f}"
+    digits = 1 - math.floor(math.log10(value))
+    return f"{sign}${value:.{min(digits, 10)}f}"
+
+
+def count(value: float) -> str:
+    """A whole number with thousands separated, or a short decimal."""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 100 else _three(value)
+
+
+def rate(value: float) -> str:
+    """Something a second."""
+    return count(value if abs(value) < 100 else round(value))
+
+
+def ratio(value: float) -> str:
+    """``3.9×``."""
+    return f"{_two(value)}×"
+
+
+def percent(value: float) -> str:
+    """A fraction as percent: ``98.7 %``."""
+    scaled = value * 100
+    if scaled != 0 and abs(scaled) < 0.1:
+        return f"{scaled:.2g} %"
+    return f"{scaled:.0f} %" if abs(scaled) >= 100 else f"{scaled:.1f} %"
+
+
+def quality(value: float) -> str:
+    """A score: three decimals."""
+    return f"{value:.3f}"
+
+
+def signed_quality(value: float) -> str:
+    """A difference of scores, its sign always shown."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def signed_percent(value: float) -> str:
+    """A relative difference, its sign always shown."""
+    return f"{value * 100:+.0f} %".replace("-", "−")
+
+
+def milliseconds(value: float) -> str:
+    """A latency: ``3.42 ms``."""
+    return f"{_three(value)} ms"
+
+
+def millicores(value: float) -> str:
+    """CPU as Kubernetes counts it, read as cores: ``1.5 CPU``."""
+    return f"{value / 1000:g} CPU"
+
+
+def scientific(value: float) -> str:
+    """A very small or large figure: ``2.1e-06``."""
+    return f"{value:.1e}"
+
+
+def _three(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+
+
+def _two(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 9.95 else f"{value:.1f}" if size >= 0.95 else f"{value:.2g}"

@@ -1,0 +1,84 @@
+"""report.html: one self-contained page; nothing is fetched, nothing it shows can run."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pipelines.reporting import sections_plan as plan
+from pipelines.reporting import sections_result as result
+from pipelines.reporting.markup import Markup, embedded_json, escape, join, tag
+
+Json = dict[str, Any]
+ASSETS = Path(__file__).parent / "assets"
+LANGUAGE = "en"
+
+
+def render_html(report: Json) -> str:
+    """Return the page of `report`, which has the current schema version."""
+    parts = [
+        result.variants(report),
+        result.quality(report),
+        result.learning(report),
+        plan.prediction(report),
+        plan.decision(report),
+        plan.storage(report),
+        plan.rightsizing(report),
+        plan.surroundings(report),
+    ]
+    title = f"{report['run']['name']} · {report['status']} · suanli"
+    data = tag("script", embedded_json(report), type="application/json", id="report")
+    body = join([result.header(report), _contents(parts), *parts, data])
+    return page(title, body)
+
+
+def _contents(parts: list[Markup]) -> Markup:
+    """Links to the sections that the page has."""
+    links = []
+    for part in parts:
+        if part:
+            anchor = part.split('id="', 1)[1].split('"', 1)[0]
+            heading = Markup(part.split("<h2>", 1)[1].split("</h2>", 1)[0])
+            links.append(tag("a", heading, href=f"#{anchor}"))
+    return tag("nav", *links, aria_label="Sections")
+
+
+def page(title: str, body: Markup) -> str:
+    """Wrap `body` into a document that allows its own style and script and nothing else."""
+    style, script = asset("page.css"), asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    head = join(
+        [
+            tag("meta", charset="utf-8"),
+            tag("meta", http_equiv="Content-Security-Policy", content=policy),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", escape(title)),
+            tag("link", rel="icon", href="data:,"),
+            tag("style", Markup(style)),
+        ]
+    )
+    top = tag("p", tag("span", "算力", lang="zh", class_="mark"), " suanli receipt", class_="top")
+    return (
+        "<!doctype html>\n"
+        + tag(
+            "html",
+            tag("head", head),
+            tag("body", top, tag("main", body), tag("script", Markup(script))),
+            lang=LANGUAGE,
+        )
+        + "\n"
+    )
+
+
+@functools.cache
+def asset(name: str) -> str:
+    """Return a file of `assets`."""
+    return (ASSETS / name).read_text(encoding="utf-8")

@@ -1,0 +1,198 @@
+"""The second half of the page: the decision, the predictions, the money, how to do it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.reporting import charts, figures
+from pipelines.reporting.markup import Markup, code, escape, join, name, number, table, tag
+from pipelines.reporting.sections_result import section
+
+Json = dict[str, Any]
+
+
+def prediction(report: Json) -> Markup:
+    """Predicted against measured, by step."""
+    steps, found = report["steps"], report["prediction"]
+    lead: list[object] = ["What the cost model promised before the run, and what happened."]
+    if found["compared_steps"]:
+        lead = [number(found["within_interval"], figures.count), " of "]
+        lead += [number(found["compared_steps"], figures.count), " steps fell inside their 80 % "]
+        lead += ["interval; the median error was "]
+        lead += [number(found["median_seconds_error"], figures.percent), " in time and "]
+        lead += [number(found["median_memory_error"], figures.percent), " in memory."]
+    rows = [_step_row(step) for step in steps]
+    heads = ["step", "predicted", "80 % interval", "measured", "error", "memory predicted",
+             "memory measured", "predicted USD", "measured USD"]  # fmt: skip
+    details = tag(
+        "details", tag("summary", "Every figure"), table("Predicted and measured", heads, rows)
+    )
+    chart = charts.intervals(steps)
+    return section("Predicted, measured", join(lead), chart, details, _phases(steps), id_="steps")
+
+
+def _step_row(step: Json) -> list[object]:
+    predicted, measured = step["predicted"], step["measured"] or {}
+    comparison = step["comparison"] or {}
+    low, high = (number(predicted[key], figures.seconds) for key in ("low", "high"))
+    state = "" if step["state"] == "done" else tag("span", f" {step['state']}", class_="flag")
+    state = tag("span", " reused", class_="flag") if step["cached"] else state
+    return [
+        join([name(step["name"]), state]),
+        number(predicted["seconds"], figures.seconds),
+        join([low, " – ", high]),
+        number(measured.get("seconds"), figures.seconds),
+        number(comparison.get("seconds_error"), figures.signed_percent),
+        number(predicted["peak_memory_bytes"], figures.bytes_),
+        number(measured.get("peak_memory_bytes"), figures.bytes_),
+        number(predicted.get("usd"), figures.usd),
+        number(measured.get("usd"), figures.usd),
+    ]
+
+
+def _phases(steps: list[Json]) -> Markup | None:
+    rows = []
+    for step in steps:
+        phases = (step["measured"] or {}).get("phases") or {}
+        longest = sorted(phases.items(), key=lambda item: -item[1])
+        if longest:
+            parts = [join([escape(k.replace("_", " ")), " ", number(v, figures.seconds)])
+                     for k, v in longest]  # fmt: skip
+            rows.append([name(step["name"]), join(parts, " · ")])
+    if not rows:
+        return None
+    made = table("Phases of each step", ["step", "wall time by phase"], rows, text_columns=2)
+    return tag("details", tag("summary", "Where the time went"), made)
+
+
+def decision(report: Json) -> Markup:
+    """Chosen node, Pareto front, first-order formula."""
+    made = report["decision"]
+    considered = made["candidates"].get("considered")
+    lead: list[object] = ["Chosen: ", name(made["node"] or "nothing"), "."]
+    if considered:
+        lead += [" ", number(considered, figures.count), " ways to run were considered, "]
+        lead += [number(made["candidates"].get("feasible"), figures.count), " were feasible."]
+    why = tag("p", escape(made["why"]), class_="why") if made["why"] else None
+    rows = [_alternative_row(a) for a in made["alternatives"]]
+    classes = ["chosen" if a["chosen"] else "" for a in made["alternatives"]]
+    heads = ["way to run", "capacity", "time", "USD", "risk", "why, or why not"]
+    listed = table("Alternatives", heads, rows, row_classes=classes, text_columns=2)
+    plot = charts.pareto(made["alternatives"])
+    if rows and plot:
+        listed = tag("details", tag("summary", "The same as a table"), listed)
+    return section(
+        "Decision", join(lead), why, plot, listed if rows else None, _first_order(made), id_="decision"
+    )
+
+
+def _alternative_row(alternative: Json) -> list[object]:
+    return [
+        name(alternative["label"]),
+        alternative["capacity"],
+        number(alternative["seconds"], figures.seconds),
+        number(alternative["usd"], figures.usd),
+        number(alternative.get("risk"), figures.percent),
+        tag("span", escape(alternative["reason"]), class_="reason"),
+    ]
+
+
+def _first_order(made: Json) -> Markup | None:
+    first, model = made["first_order"], made.get("seconds") or {}
+    if not figures.is_number(first.get("seconds")):
+        return None
+    words = [
+        "The first-order formula says ",
+        number(first["seconds"], figures.seconds),
+        "; the full model ",
+        number(model.get("value"), figures.seconds),
+        " (",
+        number(model.get("low"), figures.seconds),
+        " – ",
+        number(model.get("high"), figures.seconds),
+        ").",
+    ]
+    text = tag("pre", escape(first["text"])) if first.get("text") else None
+    return tag("div", tag("p", *words), text, class_="first-order")
+
+
+def storage(report: Json) -> Markup:
+    rows = [
+        [
+            name(row.get("artifact")),
+            escape(row.get("tier")),
+            number(row.get("bytes"), figures.bytes_),
+            number(row.get("usd_per_month"), figures.usd),
+            tag("span", escape(row.get("reason") or ""), class_="reason"),
+        ]
+        for row in report["storage"]
+    ]
+    heads = ["artifact", "tier", "size", "USD a month", "why there"]
+    lead: list[object] = ["Where each artifact is kept, chosen by how often it is read."]
+    if figures.is_number(report["storage_usd_per_month"]):
+        lead += [" ", number(report["storage_usd_per_month"], figures.usd), " a month in all."]
+    made = table("Storage", heads, rows, text_columns=2) if rows else None
+    return section("Storage", join(lead), made, id_="storage")
+
+
+def rightsizing(report: Json) -> Markup:
+    rows, classes = [], []
+    for row in report["rightsizing"]:
+        classes.append("warn" if row["used_fraction"] > 1 else "")
+        use = join([number(row["used_fraction"], figures.percent), charts.bar(row["used_fraction"])])
+        rows.append(
+            [
+                name(row["step"]),
+                number(row["requested"], figures.bytes_),
+                number(row["used"], figures.bytes_),
+                use,
+                escape(row["advice"]),
+                number(row["suggested"], figures.bytes_),
+            ]
+        )
+    heads = ["step", "memory asked", "used at peak", "of the request", "advice", "next time"]
+    made = table("Rightsizing", heads, rows, row_classes=classes) if rows else None
+    lead = "What each step asked for, what it used, and what to ask for next time."
+    return section("Rightsizing", lead, made, id_="rightsizing")
+
+
+def surroundings(report: Json) -> Markup:
+    """Hardware, versions, notes, how to do it again."""
+    hardware = report["hardware"]
+    facts: list[tuple[str, object]] = []
+    if hardware:
+        cores = [number(hardware.get("cpu_count"), figures.count), " × ", name(hardware["cpu_model"])]
+        facts.append(("CPU", join(cores)))
+        facts.append(("Memory", number(hardware.get("memory_bytes"), figures.bytes_)))
+        if hardware.get("gpu_model"):
+            gpus = [number(hardware["gpu_count"], figures.count), " × ", name(hardware["gpu_model"])]
+            facts.append(("GPU", join(gpus)))
+        versions = hardware.get("versions") or {}
+        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    facts.append(("Plan", code(report["plan_hash"])))
+    facts.append(("Run", code(report["run"]["run_id"])))
+    catalog = report["run"]["catalog"]
+    if catalog.get("date"):
+        facts.append(("Prices of", escape(catalog["date"])))
+    facts += [(key, code(path)) for key, path in _artifact_rows(report)]
+    listed = tag("dl", *(join([tag("dt", k), tag("dd", v)]) for k, v in facts), class_="facts")
+    notes = [
+        tag("li", tag("span", name(n["step"]), ": ", class_="soft"), escape(n["text"]))
+        for n in report["notes"]
+    ]
+    noted = join([tag("h3", "Notes"), tag("ul", *notes, class_="notes")]) if notes else None
+    return section(
+        "Do it again", "Where it ran, with what, and how to get the same.", listed,
+        _commands(report), noted, id_="again",
+    )  # fmt: skip
+
+
+def _artifact_rows(report: Json) -> list[tuple[str, str]]:
+    words = {"model": "Published", "onnx": "ONNX model", "pipeline_yaml": "Pipeline", "plan": "Plan file"}
+    return [(words[k], v) for k, v in report["artifacts"].items() if v and k in words]
+
+
+def _commands(report: Json) -> Markup | None:
+    if not report.get("reproduce"):
+        return None
+    return join([tag("h3", "Commands"), tag("pre", escape("\n".join(report["reproduce"])))])

@@ -1,0 +1,259 @@
+"""Stores as a run leaves them (finished, failed, broken off), for tests of the receipt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from components.contract import Hardware, StepReport, error_document
+from components.runtime import emit_event
+from components.storage import Store, Tiers
+from pipelines.plan import Alternative, Estimate, Plan
+from tests.plans import GIB, sample_plan
+
+RUN_ID = "20260101-120000-abcdef"
+MIB = 1 << 20
+LABELS = ["O", "B-person", "I-person", "B-location", "I-location"]
+HARDWARE = Hardware(
+    cpu_model="AMD EPYC",
+    cpu_count=4,
+    memory_bytes=16 * GIB,
+    gpu_model="NVIDIA A10G",
+    gpu_count=1,
+    gpu_memory_bytes=24 * GIB,
+    versions={"python": "3.11.2", "torch": "2.13.0"},
+)
+VARIANTS = ("fp32", "int8", "prune50+int8")
+
+
+def rich_plan(variants: tuple[str, ...] = VARIANTS) -> Plan:
+    """`sample_plan` with everything that a receipt can show."""
+    plan = sample_plan(variants)
+    return dataclasses.replace(
+        plan,
+        catalog={"hash": "c" * 64, "date": "2026-07-01", "stale_days": 12},
+        calibration={"hash": "d" * 64, "observations": 41},
+        alternatives=tuple(_alternatives()),
+        candidates={"considered": 1840, "pruned": 1210, "feasible": 212},
+        first_order={
+            "terms": {"compute": 96.0, "storage": 4.0},
+            "seconds": 100.0,
+            "usd": 0.028,
+            "text": "T = D/(B n) T_batch + P/(S n) = 96 s + 4 s",
+        },
+        storage=tuple(
+            {"artifact": a, "tier": t, "bytes": b, "usd_per_month": u, "reason": r}
+            for a, t, b, u, r in (
+                ("dataset", "hot", 41 * MIB, 0.0041, "read once an epoch by train"),
+                ("model", "warm", 91 * MIB, 0.0021, "kept to compress again"),
+                ("onnx", "cold", 23 * MIB, 0.0001, "superseded after the next run"),
+            )
+        ),
+        notes=("prices of eu-west-1 are older than 90 days",),
+    )
+
+
+def _alternatives() -> list[Alternative]:
+    rows = []
+    for index in range(36):
+        seconds = 90.0 * 1.17 ** (index % 12) * (1 + 0.35 * (index // 12))
+        usd = 0.9 / math.sqrt(seconds) * (1 + 0.6 * (index // 12))
+        front = index < 12
+        rows.append(
+            Alternative(
+                label=f"1 x node-{index}",
+                node=f"g{index}.xlarge",
+                nodes=1,
+                gpus=1,
+                capacity="spot" if index % 2 else "on-demand",
+                precision="bf16",
+                seconds=seconds,
+                usd=usd,
+                risk=min(0.99, index / 40),
+                on_front=front,
+                chosen=index == 7,
+                reason="cheapest inside deadline and budget" if index == 7
+                else "more expensive" if front else "beaten by node-7 in time and price",
+            )  # fmt: skip
+        )
+    return rows
+
+
+def evaluation(variant: str, labels: list[str] = LABELS) -> dict[str, Any]:
+    """An evaluation.json as the evaluate step writes it."""
+    gain = {"fp32": 1.0, "int8": 3.1, "prune50+int8": 5.4}.get(variant, 1.0)
+    return {
+        "schema_version": 1,
+        "task": "token-classification",
+        "variant": variant,
+        "split": "validation",
+        "metric": "entity_f1",
+        "value": round(0.46 - 0.004 * gain, 4),
+        "ci95": [0.42, 0.49],
+        "metrics": {},
+        "classification_report": classification_report(labels),
+        "entities": ENTITIES,
+        "latency_ms": {"p50": 11.2 / gain, "p90": 14.1 / gain, "p99": 21.0 / gain, "mean": 12.0},
+        "throughput_per_s": 160.0 * gain,
+        "tokens_per_s": 3000.0 * gain,
+        "provider": "CPUExecutionProvider",
+        "size_bytes": round(90.4 * MIB / (4 if "int8" in variant else 1)),
+        "parameters": 22_600_000 // (2 if "prune" in variant else 1),
+        "usd_per_million": 0.9 / gain,
+        "parity_max_abs_diff": 2.1e-6,
+    }
+
+
+ENTITIES = {
+    "default": {"precision": 0.5, "recall": 0.39, "f1": 0.438},
+    "strict": {"precision": 0.49, "recall": 0.38, "f1": 0.428},
+}
+
+
+def classification_report(labels: list[str]) -> dict[str, Any]:
+    rows = {
+        label: {
+            "precision": 0.99 / (1 + index / 4),
+            "recall": 0.98 / (1 + index / 3),
+            "f1": 0.985 / (1 + index / 3.4),
+            "support": 9000 // (index * 8 + 1),
+        }
+        for index, label in enumerate(labels)
+    }
+    total = sum(row["support"] for row in rows.values())
+    for name, value in (("micro avg", 0.95), ("macro avg", 0.61), ("weighted avg", 0.94)):
+        rows[name] = {"precision": value, "recall": value, "f1": value, "support": total}
+    return rows
+
+
+def selection(variants: tuple[str, ...] = VARIANTS, labels: list[str] = LABELS) -> dict[str, Any]:
+    """A selection.json as the select step writes it."""
+    keys = ("size_bytes", "parameters", "latency_ms", "throughput_per_s", "usd_per_million",
+            "provider", "parity_max_abs_diff")  # fmt: skip
+    rows = []
+    for name in variants:
+        found = evaluation(name)
+        keeps = "prune" not in name
+        reason = "within the quality budget" if keeps else "loses 0.018, more than 0.010"
+        rows.append(
+            {
+                "name": name,
+                "quality_validation": found["value"],
+                **{key: found[key] for key in keys},
+                "accepted": keeps,
+                "reason": reason,
+            }
+        )
+    size = len(labels)
+    matrix = [[8000 // (i + 1) if i == j else (7 * i + 3 * j) % 23 for j in range(size)]
+              for i in range(size)]  # fmt: skip
+    return {
+        "schema_version": 1,
+        "selected": variants[1] if len(variants) > 1 else variants[0],
+        "reference": "fp32",
+        "variants": rows,
+        "quality": {
+            "metric": "entity_f1",
+            "split": "test",
+            "tuned": 0.4412,
+            "selected": 0.4377,
+            "ci95": [0.409, 0.467],
+            "p_drop_exceeds_budget": 0.112,
+        },
+        "classification_report": classification_report(labels),
+        "entities": ENTITIES,
+        "confusion": {"labels": labels, "matrix": matrix},
+        "test": {},
+    }
+
+
+@dataclasses.dataclass(kw_only=True)
+class Receipts:
+    """Writes runs into a store below `folder`, the way `components.runtime` does."""
+
+    folder: Path
+    plan: Plan = dataclasses.field(default_factory=rich_plan)
+    run_id: str = RUN_ID
+    labels: list[str] = dataclasses.field(default_factory=lambda: list(LABELS))
+
+    def __post_init__(self) -> None:
+        self.store = Store(Tiers.under(self.folder / "store"))
+
+    def _artifact(self, kind: str, name: str, document: dict[str, Any]) -> str:
+        folder = self.folder / "made" / name.replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{kind}.json").write_text(json.dumps(document))
+        return self.store.put_folder(folder, kind=kind)
+
+    def _output(self, step: Any) -> str:
+        if step.kind == "evaluate":
+            document = evaluation(step.arguments["variant"], self.labels)
+            return self._artifact("evaluation", step.step, document)
+        if step.kind == "select":
+            document = selection(self.plan.variants, self.labels)
+            return self._artifact("selection", "select", document)
+        return self._artifact("other", step.step, {"step": step.step})
+
+    def finish(self, name: str, *, cached: bool = False, factor: float = 1.07) -> None:
+        """Leave what a finished step leaves."""
+        step = self.plan.step(name)
+        total = step.seconds.value * factor
+        report = StepReport(
+            step=name,
+            kind=step.kind,
+            fingerprint="f" * 64,
+            plan_hash=self.plan.hash,
+            output=self._output(step),
+            cached=cached,
+            started_at="2026-01-01T12:00:00+00:00",
+            seconds={"stage_in": 0.4, "work": total - 0.5, "stage_out": 0.1, "total": total},
+            workload={"rows": 1000},
+            requested={},
+            hardware=HARDWARE,
+            bytes_in=10 * MIB,
+            bytes_out=20 * MIB,
+            peak_memory_bytes=round(step.peak_memory_bytes.value * 0.9),
+            peak_gpu_memory_bytes=None,
+            energy_joules=None,
+            metrics={},
+            series=_series() if step.kind == "train" else {},
+            notes=["bf16: the device supports it"] if step.kind == "train" else [],
+        )
+        self.store.put_json(f"runs/{self.run_id}/steps/{name}.json", report.to_json())
+        event = "cached" if cached else "finished"
+        emit_event(self.store, self.run_id, name, event, {"seconds": total})
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Leave what a failing step leaves."""
+        document = error_document(name, error)
+        self.store.put_json(f"runs/{self.run_id}/errors/{name}.json", document)
+        emit_event(self.store, self.run_id, name, "failed", {"message": str(error)})
+
+    def start(self, name: str) -> None:
+        emit_event(self.store, self.run_id, name, "started", {})
+
+    def finish_before(self, name: str | None, **options: Any) -> None:
+        """Finish every step before `name` (all but report when None)."""
+        for step in self.plan.steps:
+            if step.step in (name, "report"):
+                return
+            self.finish(step.step, **options)
+
+
+def _series() -> dict[str, list[dict[str, float]]]:
+    steps = range(0, 400, 10)
+    return {
+        "loss": [{"step": s, "epoch": s / 100, "loss": 2.2 * math.exp(-s / 90)} for s in steps],
+        "validation": [{"epoch": e, "entity_f1": 0.46 - 0.3 / (e + 1)} for e in range(1, 5)],
+    }
+
+
+def without_price(plan: Plan) -> Plan:
+    """The same plan on a machine whose hour costs nothing known."""
+    steps = tuple(dataclasses.replace(s, usd=None, node="here", capacity="here") for s in plan.steps)
+    one = dataclasses.replace(plan.alternatives[7], usd=None, node="here", capacity="here")
+    return dataclasses.replace(plan, steps=steps, usd=None, alternatives=(one,),
+                               seconds=Estimate(value=400.0, low=300.0, high=500.0))  # fmt: skip
