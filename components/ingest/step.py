@@ -1,0 +1,252 @@
+"""Ingest: read, validate and tokenise the data once, into content-addressed shards.
+
+Two passes over each source: `scan` validates every row and decides labels, tag scheme and splits
+before a second is spent on tokenising; then blocks are encoded in parallel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.contract import MANIFEST_VERSION, SpecError
+from components.ingest import shards, sources, tags
+from components.ingest.examples import Example
+from components.ingest.formats import read_source
+from components.ingest.scan import Scan, assign, check_labels, label_list, scan
+from components.lib.dataset import SPLITS
+from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
+from components.runtime import StepContext
+
+DEFAULT_FRACTION = 0.1
+CODES = {0: "train", 1: "validation", 2: "test"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The step's arguments with their defaults."""
+
+    task: str
+    name: str
+    model: dict[str, Any]
+    uris: dict[str, str]
+    fractions: dict[str, float]
+    format: str
+    columns: dict[str, Any]
+    max_length: int
+    seed: int
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Settings:
+        data = arguments["data"]
+        splits = {name: data.get(name) or {} for name in SPLITS}
+        if not splits["train"].get("uri"):
+            raise SpecError("data.train: needs a uri")
+        uris = {name: str(part["uri"]) for name, part in splits.items() if part.get("uri")}
+        fractions = {
+            name: float(part.get("fraction") or DEFAULT_FRACTION)
+            for name, part in splits.items()
+            if name not in uris
+        }
+        return cls(
+            task=arguments["task"],
+            name=arguments.get("name", "dataset"),
+            model=arguments.get("model") or {"id": "minilm-l6"},
+            uris=uris,
+            fractions=fractions,
+            format=data.get("format") or "auto",
+            columns=data.get("columns") or {},
+            max_length=int(arguments.get("max_length") or 128),
+            seed=int(arguments.get("seed") or 0),
+        )
+
+
+def external(arguments: dict[str, Any]) -> Any:
+    """Identify the source files and the tokenizer, for the step's fingerprint."""
+    settings = Settings.from_arguments(arguments)
+    found: dict[str, Any] = {s: sources.identity(uri) for s, uri in settings.uris.items()}
+    if settings.task != "image-classification":
+        folder = resolve_tokenizer_folder(settings.model)
+        found["tokenizer"] = sources.file_sha256(folder / "tokenizer.json")
+    return found
+
+
+def run(context: StepContext) -> str:
+    """Make the dataset artifact and return its URI.
+
+    Raises:
+        DataError: the data is missing, malformed or inconsistent; names file and line.
+        SpecError: an argument is wrong.
+    """
+    settings = Settings.from_arguments(context.arguments)
+    with context.phase("stage_in"):
+        staged = {
+            split: sources.stage(split, uri, context.scratch / "sources")
+            for split, uri in settings.uris.items()
+        }
+        context.bytes_in = sum(source.bytes for source in staged.values())
+    with context.phase("scan"):
+        scans = {split: scan(settings.task, _read(settings, s)) for split, s in staged.items()}
+        check_labels(scans)
+        labels, scheme = _labels(settings, scans)
+    output = context.scratch / "dataset"
+    output.mkdir(exist_ok=True)
+    with context.phase("tokenise"):
+        entries = _tokenise(context, settings, staged, scans, labels, output)
+    with context.phase("describe"):
+        manifest = _manifest(settings, staged, scans, labels, scheme, entries)
+        _finish(settings, output, manifest)
+    _report(context, manifest)
+    return context.put(output, kind="dataset")
+
+
+def _read(settings: Settings, source: sources.Source) -> Iterator[tuple[Path, Example]]:
+    return read_source(source, task=settings.task, wanted=settings.format, columns=settings.columns)
+
+
+def _labels(settings: Settings, scans: dict[str, Scan]) -> tuple[list[str], dict[str, str]]:
+    if settings.task != "token-classification":
+        return label_list(settings.task, scans["train"]), {}
+    evidence = tags.SchemeEvidence()
+    for found in scans.values():
+        evidence.merge(found.evidence)
+    labels = tags.bio2_labels(scans["train"].label_counts)
+    return labels, {"scheme": "BIO2", "source_scheme": evidence.scheme()}
+
+
+def _tokenise(
+    context: StepContext,
+    settings: Settings,
+    staged: dict[str, sources.Source],
+    scans: dict[str, Scan],
+    labels: list[str],
+    output: Path,
+) -> list[dict[str, Any]]:
+    finished = context.scratch / "blocks"
+    finished.mkdir(exist_ok=True)
+    encoder = shards.EncoderSettings(
+        task=settings.task,
+        labels=labels,
+        max_length=settings.max_length,
+        tokenizer_folder=(
+            None
+            if settings.task == "image-classification"
+            else resolve_tokenizer_folder(settings.model)
+        ),
+        output=output,
+        finished=finished,
+    )
+    total = sum(found.rows for found in scans.values())
+    workers = len(os.sched_getaffinity(0)) if context.bytes_in > shards.PARALLEL_BYTES else 1
+    done = 0
+
+    def on_block(entry: dict[str, Any]) -> None:
+        nonlocal done
+        done += entry["examples"]
+        context.progress(done / total, f"{done:,} of {total:,} rows", rows=done)
+
+    work = shards.blocks(_placed(settings, staged, scans))
+    context.workload["processes"] = workers
+    return shards.write_shards(work, encoder, workers=workers, on_block=on_block)
+
+
+def _placed(
+    settings: Settings, staged: dict[str, sources.Source], scans: dict[str, Scan]
+) -> Iterator[tuple[str, Example]]:
+    """Yield every example with the split it belongs to."""
+    for split, source in staged.items():
+        if split == "train" and settings.fractions:
+            codes = assign(scans["train"], settings.fractions, settings.seed)
+            for code, (_, example) in zip(codes.tolist(), _read(settings, source), strict=True):
+                yield CODES[code], example
+        else:
+            for _, example in _read(settings, source):
+                yield split, example
+
+
+def _manifest(
+    settings: Settings,
+    staged: dict[str, sources.Source],
+    scans: dict[str, Scan],
+    labels: list[str],
+    scheme: dict[str, str],
+    entries: list[dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "schema_version": MANIFEST_VERSION,
+        "task": settings.task,
+        "name": settings.name,
+        "labels": labels,
+        **scheme,
+        "model_id": str(settings.model.get("id") or settings.model.get("config")),
+        "max_length": settings.max_length,
+        "seed": settings.seed,
+        "splits": {
+            split: _split_entry([e for e in entries if e["split"] == split]) for split in SPLITS
+        },
+        "sources": [
+            {
+                "split": split,
+                "uri": source.uri,
+                "sha256": source.sha256(),
+                "bytes": source.bytes,
+                "rows": scans[split].rows,
+            }
+            for split, source in staged.items()
+        ],
+        "statistics": {
+            split: {"label_counts": dict(sorted(found.label_counts.items()))}
+            for split, found in scans.items()
+        },
+        "warnings": [],
+    }
+
+
+def _split_entry(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    histogram: dict[int, int] = {}
+    for entry in entries:
+        for length, count in entry["length_histogram"].items():
+            histogram[int(length)] = histogram.get(int(length), 0) + count
+    keys = ("file", "sha256", "rows", "tokens", "bytes")
+    return {
+        "shards": [{key: entry[key] for key in keys} for entry in entries],
+        **{
+            key: sum(entry[key] for entry in entries)
+            for key in ("rows", "tokens", "words", "examples", "truncated", "bytes")
+        },
+        "length_histogram": {str(length): histogram[length] for length in sorted(histogram)},
+    }
+
+
+def _finish(settings: Settings, output: Path, manifest: dict[str, Any]) -> None:
+    """Leave exactly what the manifest names in the folder, the manifest last."""
+    named = {s["file"] for part in manifest["splits"].values() for s in part["shards"]}
+    for path in output.iterdir():
+        if path.is_file() and path.name not in named:
+            path.unlink()
+    if settings.task != "image-classification":
+        target = output / "tokenizer"
+        target.mkdir(exist_ok=True)
+        folder = resolve_tokenizer_folder(settings.model)
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
+    body = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    (output / "manifest.json").write_text(body + "\n", encoding="utf-8")
+
+
+def _report(context: StepContext, manifest: dict[str, Any]) -> None:
+    splits = manifest["splits"].values()
+    context.workload.update(
+        rows=sum(part["rows"] for part in splits),
+        tokens=sum(part["tokens"] for part in splits),
+        sequences=sum(part["rows"] for part in splits),
+        bytes=context.bytes_in,
+    )
+    context.metrics.update({name: part["rows"] for name, part in manifest["splits"].items()})
+    context.notes.extend(manifest["warnings"])
