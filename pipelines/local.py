@@ -82,7 +82,7 @@ def run_here(
     run_key = f"runs/{folder.name}"
     _forget_errors(store, run_key)
     _run_child(folder, store, on_event)
-    error = _first_error(store, run_key)
+    error = _first_error(store, run_key) or _silent_death(store, run_key, folder)
     report = collect_outputs(store, folder, plan, error)
     _write_json(folder / RUN_FILE, {**state, "state": report["status"]})
     return Outcome(folder=folder, run_id=folder.name, report=report, error=error)
@@ -213,6 +213,19 @@ def _first_error(store: Store, run_key: str) -> SuanliError | None:
     return None
 
 
+def _silent_death(store: Store, run_key: str, folder: Path) -> SuanliError | None:
+    """Return an error when the last step left neither report nor error: its process was killed
+    (out of memory, a signal) or the runner itself died."""
+    if store.get_json(f"{run_key}/steps/publish.json") is not None:
+        return None
+    done = [Path(key).stem for key in store.list_json(f"{run_key}/steps")]
+    after = f"after step {done[-1]}" if done else "before the first step ended"
+    return StepError(
+        f"the run stopped {after} without an error document (killed or out of memory?)",
+        remedy=f"see {folder / 'run.log'}; the same command goes on from the last finished step",
+    )
+
+
 def collect_outputs(
     store: Store, folder: Path, plan: Plan, error: SuanliError | None
 ) -> dict[str, Any]:
@@ -226,15 +239,29 @@ def collect_outputs(
     run_id = folder.name
     status = STATUS_BY_EXIT_CODE[error.exit_code if error else 0]
     report = collect_report(store, run_id, plan, status)
-    if error is None and report["status"] != "succeeded":
-        raise StepError(
-            f"the run ended as {report['status']} without an error document",
-            remedy=f"see {folder / 'run.log'}",
-        )
     report["artifacts"] = _artifacts(store, folder, run_id)
     _write_json(folder / "report.json", report)
     (folder / "report.html").write_text(render_html(report), encoding="utf-8")
     return report
+
+
+def rebuild_report(folder: Path) -> dict[str, Any]:
+    """Write the receipt of the run in `folder` again from what its steps left.
+
+    Raises:
+        SpecError: the folder is not a run's folder.
+    """
+    try:
+        state = json.loads((folder / RUN_FILE).read_text())
+        plan = plan_from_json(json.loads((folder / "plan.json").read_text()))
+        store = Store(Tiers.from_json(state["tiers"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(
+            f"{folder}: not the folder of a run: {error}",
+            remedy="give <workdir>/<name>/<run-id>, which holds run.json and plan.json",
+        ) from None
+    folder = folder.resolve()
+    return collect_outputs(store, folder, plan, _first_error(store, f"runs/{folder.name}"))
 
 
 def _artifacts(store: Store, folder: Path, run_id: str) -> dict[str, str | None]:

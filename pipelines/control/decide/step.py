@@ -8,7 +8,7 @@ from typing import Any
 
 from components.contract import InfeasiblePlanError, canonical_json
 from components.runtime import StepContext
-from pipelines.plan import Plan, make_plan
+from pipelines.plan import Plan
 from pipelines.spec import Spec
 
 DECISION_VERSION = 1
@@ -34,6 +34,8 @@ def run(context: StepContext) -> str:
     Raises:
         InfeasiblePlanError: the plan changed beyond the tolerance and the spec says ``stop``.
     """
+    from pipelines.plan import make_plan  # numpy and the catalogue: not needed to compile
+
     arguments = context.arguments
     manifest = json.loads((context.fetch(context.inputs["dataset"]) / "manifest.json").read_text())
     with context.phase("plan"):
