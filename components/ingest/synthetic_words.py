@@ -6,7 +6,6 @@ alternatives; each blank separates two words.
 """
 
 
-
 def _words(text: str) -> list[str]:
     return text.split()
 
@@ -83,14 +82,20 @@ ONSETS = _words(
     """
 )
 
-PLACE_ENDS = _words("burg dale field ford gate ham haven mere minster mouth stead ton ville vik wick")
-PLACE_LEADS = _words("North South East West Upper Lower New Old Port Lake Mount Saint Fort")COMPANY_ENDS = _words("ana ara ea eon era exa ia ica ido ify ion ius ix ora os ova ulo um ura yx")COMPANY_TAILS = _words(
+PLACE_ENDS = _words(
+    "burg dale field ford gate ham haven mere minster mouth stead ton ville vik wick"
+)
+PLACE_LEADS = _words("North South East West Upper Lower New Old Port Lake Mount Saint Fort")
+COMPANY_ENDS = _words("ana ara ea eon era exa ia ica ido ify ion ius ix ora os ova ulo um ura yx")
+COMPANY_TAILS = _words(
     """
     Labs Systems Group Bank Foundation Institute Airlines Motors Energy Records Press Media
     Partners Pharma Robotics Insurance Foods Studios Union Council
     """
 )
-PRODUCT_ENDS = _words("bit book box cast deck flow go kit let pad phone pod sense tab time view watch")
+PRODUCT_ENDS = _words(
+    "bit book box cast deck flow go kit let pad phone pod sense tab time view watch"
+)
 PRODUCT_TAILS = _words("Pro Mini Max Air Plus X Lite Ultra 2 3 5 7 9 10 12 40 200 700")
 PATTERNS = {
     "train": """
