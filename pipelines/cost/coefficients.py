@@ -1,0 +1,93 @@
+"""Priors of the time model's coefficients: value, spread (log standard deviation), meaning.
+
+The fit starts from these values and is pulled towards them with these spreads, so that what no
+measurement tells keeps a physically sensible value.
+"""
+
+from __future__ import annotations
+
+from pipelines.cost.kernels import data
+
+_TRAIN = (*("pytorch", "compiled", "tensorflow", "tensorflow1", "paddle", "megatron", "nemo"),)
+_INFER = (
+    *("pytorch", "tensorflow", "tensorflow1", "paddle", "onnxruntime", "onnxruntime-tensorrt"),
+    *("tensorrt", "compiled"),
+)
+
+
+def priors() -> dict[str, tuple[float, float]]:
+    """Return name -> (value, log spread)."""
+    p: dict[str, tuple[float, float]] = {
+        # Share of padded length computed when batches are binned by length (no unit).
+        "fill.binned": (0.75, 0.3),
+        # Product kernels against the bf16 surface of gemm.csv.
+        "gemm.backward": (1.05, 0.1),
+        "kernel.fp32": (1.1, 0.2),
+        "kernel.tf32": (0.8, 0.2),
+        "kernel.int8": (0.7, 0.3),
+        "kernel.fp8": (0.75, 0.2),
+        "kernel.fp4": (0.5, 0.3),
+        "kernel.emulated": (0.8, 0.3),
+        "kernel.sparse": (1.25, 0.15),
+        "arch.Volta.half": (0.85, 0.2),
+        "arch.Turing.half": (0.85, 0.2),
+        "arch.Volta.int8": (0.6, 0.4),
+        "arch.Pascal.fp32": (0.9, 0.2),
+        "arch.Volta.fp32": (1.0, 0.15),
+        "arch.CDNA.fp32": (1.0, 0.3),
+        "arch.CDNA2.fp32": (1.2, 0.3),
+        # Picojoule per fp16 FLOP, board power over it bounds sustained speed.
+        "energy.12nm": (1.2, 0.3),
+        "energy.7nm": (0.9, 0.2),
+        "energy.5nm": (0.55, 0.2),
+        "energy.fp32": (8.0, 0.3),
+        # Attention: share of the product rate, passes over the score matrix.
+        "attention.fused": (0.55, 0.25),
+        "attention.fused_backward": (1.0, 0.2),
+        "attention.products": (0.5, 0.3),
+        "attention.scores": (8.0, 0.4),
+        "attention.scores_backward": (1.5, 0.3),
+        # Passes over [tokens, hidden] and [tokens, inner] in a layer's forward.
+        "elementwise.hidden": (14.0, 0.4),
+        "elementwise.inner": (4.0, 0.4),
+        "elementwise.backward": (1.7, 0.2),
+        "elementwise.cast": (4.0, 0.5),
+        "adapter.bytes": (30.0, 0.5),
+        "nf4.bytes": (3.0, 0.5),
+        "head.bytes": (6.0, 0.4),
+        # Collectives: share of link bandwidth, microseconds a hop.
+        "link.nvlink": (0.75, 0.15),
+        "link.pcie": (0.35, 0.4),
+        "link.network": (0.7, 0.3),
+        "link.alpha": (5.0, 0.5),
+        "tp.latency": (20.0, 0.5),
+        "overlap.ddp": (0.7, 0.3),
+        "overlap.fsdp": (0.7, 0.3),
+        "fsdp.exposed": (0.15, 0.5),
+        "pipeline.bubble": (1.0, 0.1),
+        # Bytes an update moves per parameter.
+        "optimizer.adam": (30.0, 0.4),
+        "optimizer.lamb": (60.0, 0.4),
+        # Milliseconds of a request outside the model, generator against discriminator.
+        "serving.fixed": (0.5, 0.5),
+        "electra.generator": (0.3, 0.4),
+    }
+    for stack in (*(f"{s}.train" for s in _TRAIN), *(f"{s}.infer" for s in _INFER)):
+        fused = stack.startswith(("compiled", "tensorrt", "onnxruntime-t", "nemo"))
+        graph = stack.startswith(("tensorrt", "onnxruntime-t"))
+        p[f"gemm.{stack}"] = (0.9, 0.15)
+        p[f"elementwise.{stack}"] = (0.5 if fused else 1.0, 0.4)
+        p[f"scores.{stack}"] = (0.3 if graph else 1.0, 0.4)
+        # Microseconds of the host to enqueue a layer's forward.
+        p[f"launch.{stack}"] = (20.0 if graph else 60.0 if fused else 150.0, 0.6)
+        # Milliseconds a step or a batch apart from the layers.
+        p[f"fixed.{stack}"] = (0.1 if graph else 0.5 if stack.endswith("infer") else 3.0, 0.7)
+        if stack.endswith("train"):
+            p[f"update.{stack}"] = (1.0, 0.4)
+    return p
+
+
+def default_coefficients() -> dict[str, float]:
+    """Return the shipped, fitted coefficients."""
+    values: dict[str, float] = data("coefficients.json")["values"]
+    return values

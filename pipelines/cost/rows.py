@@ -1,0 +1,310 @@
+"""A `Workload` from one row of a table with the columns of measured/README.md.
+
+Every assumption for a blank cell is written here once. A row that can't be read raises SpecError
+whose message becomes the row's reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from components.contract import SpecError
+from pipelines.cost.hardware import PRECISIONS, find_gpu
+from pipelines.cost.model_names import by_name
+from pipelines.cost.shapes import ModelShape
+from pipelines.cost.workload import HERE_CPU, KINDS, TASKS, Workload
+
+# Largest value that can be meant in earnest; above it a cell is taken for a slip.
+_LIMITS = {
+    "hidden_size": 131_072,
+    "num_layers": 2_000,
+    "num_heads": 4_096,
+    "num_kv_heads": 4_096,
+    "ffn_size": 1_048_576,
+    "vocab_size": 4_000_000,
+    "n_gpus": 200_000,
+    "nodes": 50_000,
+    "gpus_per_node": 1_024,
+    "seq_len": 10_000_000,
+    "micro_batch": 10_000_000,
+    "grad_accum": 10_000_000,
+    "global_batch": 1_000_000_000,
+    "tp": 1_024,
+    "pp": 1_024,
+    "peft_rank": 65_536,
+}
+_BINARY = {"tied_embeddings", "gated_mlp", "causal", "activation_checkpointing", "packing"}
+_RUNTIME_ALIASES = {
+    "torch": "pytorch",
+    "ort": "onnxruntime",
+    "onnx": "onnxruntime",
+    "onnxruntime-cuda": "onnxruntime",
+    "trt": "tensorrt",
+    "tf": "tensorflow",
+    "megatron-lm": "megatron",
+    "megatron-bridge": "nemo",
+    "paddlepaddle": "paddle",
+    "": "pytorch",
+}
+# You et al. (arXiv 1904.00962): LAMB pre-training uses 64k sequences of 128 or 32k of 512 tokens.
+_LAMB_BATCH = {128: 65_536, 512: 32_768}
+
+
+class Row:
+    """Typed access to the cells of one row; a blank cell is None."""
+
+    def __init__(self, cells: Mapping[str, str | None]) -> None:
+        self._cells = cells
+        self.extra = _pairs(self.text("extra"))
+
+    def text(self, column: str) -> str:
+        return (self._cells.get(column) or "").strip()
+
+    def number(self, column: str, value: str | None = None) -> float | None:
+        """Return a positive finite number within the column's limit, None if blank."""
+        text = self.text(column) if value is None else value.strip()
+        if not text:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            raise SpecError(f"{column} is {text!r}, not a number") from None
+        limit = _LIMITS.get(column, 1e12)
+        if not math.isfinite(number) or number <= 0 or number > limit:
+            raise SpecError(f"{column} is {text}: must be above 0 and at most {limit:,.0f}")
+        return number
+
+    def whole(self, column: str, default: int | None = None) -> int | None:
+        number = self.number(column)
+        if number is None:
+            return default
+        if number != int(number):
+            raise SpecError(f"{column} is {number}: must be a whole number")
+        return int(number)
+
+    def flag(self, column: str) -> bool | None:
+        text = self.text(column).lower()
+        if text in {"", "none", "nan"}:
+            return None
+        if text in {"1", "1.0", "true", "yes"}:
+            return True
+        if text in {"0", "0.0", "false", "no"}:
+            return False
+        raise SpecError(f"{column} is {text!r}: must be 0 or 1")
+
+    def option(self, key: str, default: int = 1) -> int:
+        """Return a positive whole number of `extra`, `default` if absent or not a number."""
+        try:
+            return max(1, int(float(self.extra.get(key, default))))
+        except ValueError:
+            return default
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (part.split("=", 1) for part in text.split(";") if "=" in part)
+    return {key.strip().lower(): value.strip() for key, value in pairs}
+
+
+def shape_of(row: Row) -> ModelShape:
+    """Read the architecture columns, or else look the model's name up."""
+    named = by_name(row.text("model"))
+    hidden, layers = row.whole("hidden_size"), row.whole("num_layers")
+    heads, ffn, vocab = row.whole("num_heads"), row.whole("ffn_size"), row.whole("vocab_size")
+    known = row.flag("arch_known")
+    if not (hidden and layers and heads):
+        if known is False or named is None:
+            raise SpecError(f"architecture of model {row.text('model')!r} is not known")
+        return named
+    head_dim = row.option("head_dim", 0) if "head_dim" in row.extra else 0
+    if not head_dim:
+        if hidden % heads:
+            raise SpecError(f"hidden_size {hidden} is not divisible by num_heads {heads}")
+        head_dim = hidden // heads
+    gated, causal, tied = row.flag("gated_mlp"), row.flag("causal"), row.flag("tied_embeddings")
+    causal = bool(causal) if causal is not None else bool(named and named.causal)
+    gated = bool(gated)
+    kv_heads = row.whole("num_kv_heads") or heads
+    if heads % kv_heads:
+        raise SpecError(f"num_heads {heads} is not divisible by num_kv_heads {kv_heads}")
+    encoder = not causal
+    return ModelShape(
+        family=named.family if named else "generic",
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn_size=ffn or 4 * hidden,
+        vocab_size=vocab or (named.vocab_size if named else 30_522 if encoder else 50_257),
+        tied_embeddings=tied if tied is not None else encoder,
+        gated_mlp=gated,
+        causal=causal,
+        qkv_bias=not gated,
+        out_bias=not gated,
+        mlp_bias=not gated,
+        norm_bias=not gated,
+        max_positions=512 if encoder else 0,
+        type_vocab=2 if encoder else 0,
+        embedding_norm=encoder,
+        final_norm=causal,
+        pooler=encoder,
+        image_size=named.image_size if named else 0,
+        patch_size=named.patch_size if named else 0,
+    )
+
+
+def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
+    """Read one row.
+
+    Raises:
+        SpecError: a cell is malformed or absurd, the GPU or the architecture is unknown, or
+            sequence length or batch are missing.
+    """
+    row = Row(cells)
+    kind, task = _kind_and_task(row)
+    gpu = row.text("gpu")
+    if find_gpu(gpu) is None and gpu != HERE_CPU:
+        raise SpecError(f"unknown GPU {gpu!r}")
+    shape = shape_of(row)
+    n_gpus, nodes = _cluster(row)
+    tp, pp = row.whole("tp", 1) or 1, row.whole("pp", 1) or 1
+    cp = row.option("cp")
+    if tp * pp * cp > n_gpus:
+        raise SpecError(f"tp {tp} x pp {pp} x cp {cp} exceeds n_gpus {n_gpus}")
+    replicas = max(1, n_gpus // (tp * pp * cp))
+    generation = kind == "infer" and row.number("seq_len") is None and shape.causal
+    seq_len = row.number("seq_len") or shape.image_tokens or (512.0 if generation else None)
+    if seq_len is None:
+        raise SpecError("seq_len is blank")
+    optimizer = row.text("optimizer").lower()
+    micro_batch, accum = _batch(row, kind, replicas, optimizer, seq_len, generation)
+    precision, precision_raw = _precision(row)
+    quantization = row.text("quantization").lower()
+    if (
+        kind == "infer"
+        and "int8" in quantization
+        and precision != "int8"
+        and "bnb" not in quantization
+    ):
+        precision = "int8"
+    extra = row.extra
+    return Workload(
+        kind=kind,
+        task=task,
+        shape=shape,
+        gpu=gpu,
+        n_gpus=n_gpus,
+        nodes=nodes,
+        seq_len=seq_len,
+        micro_batch=micro_batch,
+        grad_accum=accum,
+        precision=precision,
+        runtime=_runtime(row),
+        framework=extra.get("framework", "").lower(),
+        optimizer=optimizer,
+        sharding=row.text("sharding").lower(),
+        tp=tp,
+        pp=pp,
+        cp=cp,
+        vp=row.option("vp"),
+        fsdp_degree=row.option("fsdp_degree", 0)
+        if "fsdp_degree" in extra
+        else row.option("fsdp", 0)
+        if "fsdp" in extra
+        else 0,
+        checkpointing=_checkpointing(row),
+        attention=extra.get("attn", "").lower(),
+        packing=bool(row.flag("packing")),
+        compiled=extra.get("compile", "0") not in {"0", "", "false"},
+        peft_rank=row.whole("peft_rank", 0) or 0,
+        lora_targets=extra.get("lora_targets", ""),
+        trainable_parameters=float(row.option("trainable_params", 0))
+        if "trainable_params" in extra
+        else 0.0,
+        quantization=quantization,
+        sparse="2:4" in quantization,
+        head=_head(kind, task, shape),
+        pure_precision="true" in precision_raw or extra.get("mp_mode", "") == "PURE",
+        fill=0.0 if extra.get("tokens") == "variable" and "seq_binning" in extra else 1.0,
+        serving=bool(extra.get("serving")),
+        generator=task == "pretrain" and "electra" in row.text("model").lower(),
+        chunked_loss=bool(extra.get("chunked_ce")),
+        optimizer_in_backward=bool(extra.get("optimizer_in_bwd")),
+        offload_activations=bool(extra.get("act_offload") or extra.get("act_cpu_offload")),
+        offload_states=bool(extra.get("cpu_offload")),
+        generation=generation,
+    )
+
+
+def _kind_and_task(row: Row) -> tuple[str, str]:
+    kind, task = row.text("kind").lower(), row.text("task").lower()
+    kind = kind or ("infer" if task == "infer" else "train" if task else "")
+    if kind not in KINDS:
+        raise SpecError(f"kind is {kind!r}: must be train or infer")
+    task = task or ("infer" if kind == "infer" else "finetune")
+    if task not in TASKS:
+        raise SpecError(f"task is {task!r}: must be one of {', '.join(TASKS)}")
+    return kind, task
+
+
+def _cluster(row: Row) -> tuple[int, int]:
+    per_node, nodes = row.whole("gpus_per_node"), row.whole("nodes", 1) or 1
+    n_gpus = row.whole("n_gpus") or (per_node * nodes if per_node and nodes > 1 else nodes)
+    if nodes > n_gpus:
+        raise SpecError(f"nodes {nodes} exceeds n_gpus {n_gpus}")
+    return n_gpus, nodes
+
+
+def _batch(
+    row: Row, kind: str, replicas: int, optimizer: str, seq_len: float, generation: bool
+) -> tuple[float, float]:
+    micro, accum, total = (row.number(c) for c in ("micro_batch", "grad_accum", "global_batch"))
+    if kind == "infer":
+        micro = micro or total or (1.0 if generation else None)
+        if micro is None:
+            raise SpecError("micro_batch is blank")
+        return micro, 1.0
+    if micro is None and total is not None:
+        micro = total / replicas / (accum or 1.0)
+    if micro is None:
+        raise SpecError("micro_batch and global_batch are blank")
+    if accum is None and total is not None:
+        accum = max(1.0, total / (micro * replicas))
+    if accum is None and optimizer == "lamb":
+        accum = max(1.0, _LAMB_BATCH.get(int(seq_len), 32_768) / (micro * replicas))
+    return micro, accum or 1.0
+
+
+def _precision(row: Row) -> tuple[str, str]:
+    raw = row.text("precision_raw").lower()
+    precision = row.text("precision").lower() or raw
+    precision = {
+        "amp": "fp16",
+        "float16": "fp16",
+        "bfloat16": "bf16",
+        "float32": "fp32",
+        "mixed": "fp16",
+        "half": "fp16",
+    }.get(precision, precision)
+    if precision not in PRECISIONS:
+        raise SpecError(f"precision is {precision!r}: must be one of {', '.join(PRECISIONS)}")
+    return precision, raw
+
+
+def _runtime(row: Row) -> str:
+    runtime = row.text("runtime").lower()
+    return _RUNTIME_ALIASES.get(runtime, runtime)
+
+
+def _checkpointing(row: Row) -> str:
+    if row.extra.get("ac", "").startswith("selective"):
+        return "selective"
+    flag = row.flag("activation_checkpointing")
+    return "" if flag is None else "full" if flag else "none"
+
+
+def _head(kind: str, task: str, shape: ModelShape) -> str:
+    if shape.causal:
+        return "lm"
+    return "mlm" if kind == "train" and task == "pretrain" and not shape.patch_size else "small"
