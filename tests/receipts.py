@@ -56,6 +56,14 @@ def rich_plan(variants: tuple[str, ...] = VARIANTS) -> Plan:
     )
 
 
+# by (chosen, on the front)
+REASONS = {
+    (True, True): "cheapest inside deadline and budget",
+    (False, True): "more expensive",
+    (False, False): "beaten by node-7 in time and price",
+}
+
+
 def _alternatives() -> list[Alternative]:
     rows = []
     for index in range(36):
@@ -75,9 +83,8 @@ def _alternatives() -> list[Alternative]:
                 risk=min(0.99, index / 40),
                 on_front=front,
                 chosen=index == 7,
-                reason="cheapest inside deadline and budget" if index == 7
-                else "more expensive" if front else "beaten by node-7 in time and price",
-            )  # fmt: skip
+                reason=REASONS[index == 7, front],
+            )
         )
     return rows
 
@@ -253,7 +260,9 @@ def _series() -> dict[str, list[dict[str, float]]]:
 
 def without_price(plan: Plan) -> Plan:
     """The same plan on a machine whose hour costs nothing known."""
-    steps = tuple(dataclasses.replace(s, usd=None, node="here", capacity="here") for s in plan.steps)
+    steps = tuple(
+        dataclasses.replace(s, usd=None, node="here", capacity="here") for s in plan.steps
+    )
     one = dataclasses.replace(plan.alternatives[7], usd=None, node="here", capacity="here")
     return dataclasses.replace(plan, steps=steps, usd=None, alternatives=(one,),
                                seconds=Estimate(value=400.0, low=300.0, high=500.0))  # fmt: skip

@@ -34,9 +34,7 @@ def line(points: Sequence[tuple[float, float]], x: Scale, y: Scale, class_: str)
     """A polyline in an SVG that stretches over the plot."""
     where = " ".join(f"{x(a)},{round(100 - y(b), 2)}" for a, b in points)
     drawn = tag("polyline", points=where, class_=class_, vector_effect="non-scaling-stroke")
-    return tag(
-        "svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true"
-    )
+    return tag("svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
 
 
 def curve(title: str, points: Sequence[tuple[float, float]], x_name: str) -> Markup:
@@ -143,8 +141,7 @@ def latencies(variants: list[Json], limit_ms: float | None) -> Markup:
     scale = linear([0.0, *values, *([limit_ms] if near and limit_ms else [])], from_zero=True)
     body = [_latency_row(row, scale, limit_ms if near else None) for row in rows]
     ticks = [
-        tag("span", f"{t:g} ms", class_="tick x", style=f"left:{scale(t)}%")
-        for t in scale.ticks(5)
+        tag("span", f"{t:g} ms", class_="tick x", style=f"left:{scale(t)}%") for t in scale.ticks(5)
     ]
     axis = tag("div", tag("div", *ticks, class_="track"), class_="row axis", aria_hidden="true")
     legend = [

@@ -1,4 +1,4 @@
-"""Collect report.json: the plan beside what the steps left in the store, whatever state they are in.
+"""Collect report.json: the plan beside what the steps left, in whatever state the run is.
 
 Every number that the page, the terminal or the summary shows is computed here or in `judge`, so
 that report.json has it too.
@@ -315,9 +315,7 @@ def _table(selection: Json | None, evaluations: dict[str, Json], name: str) -> J
     return table
 
 
-def _variants(
-    plan: Json, selection: Json | None, evaluations: dict[str, Json]
-) -> list[Json]:
+def _variants(plan: Json, selection: Json | None, evaluations: dict[str, Json]) -> list[Json]:
     """The rows that select wrote; before it ran, a row for each variant from its evaluation."""
     if selection is not None:
         return list(selection["variants"])

@@ -11,9 +11,7 @@ Formatter = Callable[[float], str]
 
 def is_number(value: object) -> bool:
     """True for a finite int or float (a bool is not a number here)."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def show(value: object, formatter: Formatter) -> str:

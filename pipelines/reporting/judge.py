@@ -139,9 +139,7 @@ def progress(steps: list[Json]) -> Json:
         "done": len(done),
         "cached": len(cached),
         "cached_seconds": sum((s["measured"]["seconds"] or 0.0) for s in cached),
-        "spent_seconds": sum(
-            (s["measured"]["seconds"] or 0.0) for s in done if not s["cached"]
-        ),
+        "spent_seconds": sum((s["measured"]["seconds"] or 0.0) for s in done if not s["cached"]),
     }
 
 

@@ -97,4 +97,5 @@ def _cost(cost: Json) -> str:
         figures.show(cost[f"{key}_usd"], figures.usd)
         for key in ("measured", "predicted", "first_order")
     )
-    return f"Cost: {measured} measured, {predicted} predicted, {first} by the first\\-order formula\\."
+    formula = f"{first} by the first\\-order formula"
+    return f"Cost: {measured} measured, {predicted} predicted, {formula}\\."

@@ -82,7 +82,13 @@ def decision(report: Json) -> Markup:
     if rows and plot:
         listed = tag("details", tag("summary", "The same as a table"), listed)
     return section(
-        "Decision", join(lead), why, plot, listed if rows else None, _first_order(made), id_="decision"
+        "Decision",
+        join(lead),
+        why,
+        plot,
+        listed if rows else None,
+        _first_order(made),
+        id_="decision",
     )
 
 
@@ -139,7 +145,9 @@ def rightsizing(report: Json) -> Markup:
     rows, classes = [], []
     for row in report["rightsizing"]:
         classes.append("warn" if row["used_fraction"] > 1 else "")
-        use = join([number(row["used_fraction"], figures.percent), charts.bar(row["used_fraction"])])
+        use = join(
+            [number(row["used_fraction"], figures.percent), charts.bar(row["used_fraction"])]
+        )
         rows.append(
             [
                 name(row["step"]),
@@ -161,11 +169,19 @@ def surroundings(report: Json) -> Markup:
     hardware = report["hardware"]
     facts: list[tuple[str, object]] = []
     if hardware:
-        cores = [number(hardware.get("cpu_count"), figures.count), " × ", name(hardware["cpu_model"])]
+        cores = [
+            number(hardware.get("cpu_count"), figures.count),
+            " × ",
+            name(hardware["cpu_model"]),
+        ]
         facts.append(("CPU", join(cores)))
         facts.append(("Memory", number(hardware.get("memory_bytes"), figures.bytes_)))
         if hardware.get("gpu_model"):
-            gpus = [number(hardware["gpu_count"], figures.count), " × ", name(hardware["gpu_model"])]
+            gpus = [
+                number(hardware["gpu_count"], figures.count),
+                " × ",
+                name(hardware["gpu_model"]),
+            ]
             facts.append(("GPU", join(gpus)))
         versions = hardware.get("versions") or {}
         facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
@@ -188,7 +204,12 @@ def surroundings(report: Json) -> Markup:
 
 
 def _artifact_rows(report: Json) -> list[tuple[str, str]]:
-    words = {"model": "Published", "onnx": "ONNX model", "pipeline_yaml": "Pipeline", "plan": "Plan file"}
+    words = {
+        "model": "Published",
+        "onnx": "ONNX model",
+        "pipeline_yaml": "Pipeline",
+        "plan": "Plan file",
+    }
     return [(words[k], v) for k, v in report["artifacts"].items() if v and k in words]
 
 

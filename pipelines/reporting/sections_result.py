@@ -153,9 +153,7 @@ def _quality_tile(report: Json) -> Markup | None:
         split = f"{metric_name(report)}, tuned model, {quality.get('split')}"
         return _tile("Quality so far", value, split)
     kept = verdict["quality_kept"]
-    value = (
-        number(kept, figures.percent) if kept else number(quality["selected"], figures.quality)
-    )
+    value = number(kept, figures.percent) if kept else number(quality["selected"], figures.quality)
     notes = [f"of the tuned model's {metric_name(report)}"] if kept else [metric_name(report)]
     if quality.get("ci95"):
         low, high = quality["ci95"]
@@ -234,7 +232,9 @@ def variants(report: Json) -> Markup:
         size = _figure(row, "size_bytes")
         rows.append(
             [
-                join([name(row["name"]), tag("span", " selected", class_="flag") if chosen else ""]),
+                join(
+                    [name(row["name"]), tag("span", " selected", class_="flag") if chosen else ""]
+                ),
                 number(row["quality_validation"], figures.quality),
                 number(row.get("quality_change"), figures.signed_quality),
                 join([number(row.get("size_bytes"), figures.bytes_), charts.bar(size / largest)]),
