@@ -23,6 +23,7 @@ from components.ingest.encode import (
     unknown_id_of,
 )
 from components.ingest.examples import Example
+from components.ingest.readers.images import encode_image
 from components.ingest.tags import to_bio2
 from components.lib.references import load_tokenizer
 
@@ -49,7 +50,7 @@ class Encoder:
     task: str
     labels: list[str]
     max_length: int
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # None for images
     specials: Specials
     pieces: WordPieces | None
     label_ids: dict[str, int] = field(init=False)
@@ -58,12 +59,14 @@ class Encoder:
         self.label_ids = {label: number for number, label in enumerate(self.labels)}
 
     @classmethod
-    def load(cls, *, task: str, labels: list[str], max_length: int, folder: Path) -> Encoder:
+    def load(cls, *, task: str, labels: list[str], max_length: int, folder: Path | None) -> Encoder:
         """Load the tokenizer in `folder`.
 
         Raises:
             DataError: it cannot be read, or its special tokens leave no room in `max_length`.
         """
+        if folder is None:
+            return cls(task, labels, max_length, None, Specials((), (), ()), None)
         tokenizer = load_tokenizer(folder)
         ner = task == "token-classification"
         specials = specials_of(tokenizer, pair=task == "text-pair-ranking")
@@ -82,6 +85,7 @@ class Encoder:
             "text-classification": self._texts,
             "text-pair-ranking": self._pairs,
             "causal-lm": self._completions,
+            "image-classification": self._images,
         }
         return makers[self.task](examples, first)
 
@@ -197,6 +201,18 @@ class Encoder:
             }
         )
         return Block(table=table, truncated=truncated)
+
+    # -- image-classification --------------------------------------------------------------------
+
+    def _images(self, examples: list[Example], first: int) -> Block:
+        table = pa.table(
+            {
+                "image": pa.array([encode_image(Path(e.text)) for e in examples], pa.binary()),
+                "label": pa.array([self.label_ids[e.label] for e in examples], pa.int32()),
+                "example": pa.array(np.arange(first, first + len(examples))),
+            }
+        )
+        return Block(table=table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from components.ingest import synthetic_words as words
 
 Row = tuple[str, str]  # word, BIO2 tag
 
-ROWS = {"train": 3000, "validation": 600, "test": 800}
+ROWS = {"train": 2600, "validation": 600, "test": 800}
 DEFAULT_SEED = 17
 # Share of each pool by split.
 SHARES = {"train": (0.0, 0.6), "validation": (0.6, 0.75), "test": (0.75, 1.0)}
@@ -28,6 +28,8 @@ AMBIGUOUS_SHARE = 0.25
 LOWERCASE_SHARE = 0.25
 UPPERCASE_SHARE = 0.04
 TYPO_SHARE = 0.04
+LEAD_SHARE = 0.2
+TAIL_SHARE = 0.2
 TYPES = {"PER": "person", "LOC": "location", "ORG": "organisation", "PRO": "product"}
 SLOT = re.compile(r"\[(PER|LOC|ORG|PRO)\]")
 CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
@@ -95,9 +97,14 @@ def _generate(split: str, seed: int) -> Iterator[list[Row]]:
     names = _Names(split, generator)
     patterns = [line for line in words.PATTERNS[split].splitlines() if line]
     decoys = part(words.DECOYS, split)
+    leads, tails = part(words.LEADS, split), part(words.TAILS, split)
     for _ in range(ROWS[split]):
         pattern = _expand(generator.choice(patterns), generator)
         pattern = pattern.replace("<decoy>", generator.choice(decoys))
+        if generator.random() < LEAD_SHARE:
+            pattern = f"{generator.choice(leads)} {pattern}"
+        if pattern.endswith(" .") and generator.random() < TAIL_SHARE:
+            pattern = pattern.removesuffix(".") + generator.choice(tails)
         rows: list[Row] = []
         for piece in pattern.split():
             slot = SLOT.fullmatch(piece)

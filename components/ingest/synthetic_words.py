@@ -224,3 +224,37 @@ What time does the shop open ?
 Better late than never , I guess .
 """,
 }
+
+# Put before or after a pattern now and then; also cut into disjoint parts by split.
+LEADS = [
+    "As everyone knows ,",
+    "By the way ,",
+    "For the record ,",
+    "In the end ,",
+    "It turns out that",
+    "I heard that",
+    "Sadly ,",
+    "Breaking :",
+    "Update :",
+    "According to the morning paper ,",
+    "For some reason",
+    "On the bright side ,",
+    "If I remember correctly ,",
+    "Not a joke :",
+    "To nobody 's surprise ,",
+    "Guess what :",
+]
+TAILS = [
+    ", a witness said .",
+    ", which is a pity .",
+    ", and that was that .",
+    ", as far as we know .",
+    ", at least for now .",
+    ", the paper wrote .",
+    "( see the link below ) .",
+    ", can you believe it ?",
+    ", more soon .",
+    "- what a day !",
+    ", if you ask me .",
+    ", they claim .",
+]
