@@ -1,0 +1,1 @@
+"""The train step: fine-tune the model on the dataset."""
