@@ -6,17 +6,26 @@ that report.json has it too.
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from importlib import metadata
 from typing import Any
 
-from components.contract import MAIN_METRIC, REPORT_VERSION, DataError
+from components.contract import MAIN_METRIC, REPORT_VERSION
 from components.storage import Store
 from pipelines.reporting import judge
 from pipelines.reporting.decision import decision
+from pipelines.reporting.evidence import (
+    artifact_json,
+    broken_off,
+    documents,
+    evaluations_of,
+    first_error,
+    last_events,
+    plan_hash_of,
+    status_of,
+    superseded,
+)
 
 Json = dict[str, Any]
 SECONDS_PER_HOUR = 3600
@@ -32,20 +41,20 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         status: how the run ended, as in ``contract.STATUS_BY_EXIT_CODE``.
     """
     document: Json = plan if isinstance(plan, dict) else plan.to_json()
-    reports = _documents(store, f"runs/{run_id}/steps")
-    errors = _documents(store, f"runs/{run_id}/errors")
-    last_event = _last_events(store, run_id)
-    error = _first_error(document, reports, errors, last_event)
+    reports = documents(store, f"runs/{run_id}/steps")
+    errors = documents(store, f"runs/{run_id}/errors")
+    last_event = last_events(store, run_id)
+    error = first_error(document, reports, errors, last_event)
     steps = [_step(step, reports, errors, last_event) for step in document["steps"]]
     unfinished = [s["name"] for s in steps if s["state"] != "done" and s["kind"] != "report"]
     if error is None and unfinished:
-        error = _broken_off(unfinished, last_event)
-    evaluations = _evaluations(store, document, reports)
-    selection = _artifact_json(store, reports.get("select"), "selection.json")
+        error = broken_off(unfinished, last_event)
+    evaluations = evaluations_of(store, document, reports)
+    selection = artifact_json(store, reports.get("select"), "selection.json")
     report: Json = {
         "schema_version": REPORT_VERSION,
-        "status": _status(status, error),
-        "plan_hash": _plan_hash(plan, document, reports),
+        "status": status_of(status, error),
+        "plan_hash": plan_hash_of(plan),
         "spec": document.get("spec", {}),
         "hardware": _hardware(reports),
         "run": _run(run_id, document, reports),
@@ -63,6 +72,7 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         "decision": decision(document),
         "storage": list(document.get("storage", [])),
         "notes": _notes(document, reports),
+        "reproduce": _reproduce(document),
         "artifacts": {
             "model": None,
             "onnx": None,
@@ -100,112 +110,6 @@ def finite(value: Any) -> Any:
     return value
 
 
-# -- what the run left -----------------------------------------------------------------------------
-
-
-def _documents(store: Store, prefix: str) -> dict[str, Json]:
-    """Return the documents under `prefix` by step; a damaged one counts as absent."""
-    found = {}
-    for key in store.list_json(prefix):
-        try:
-            document = store.get_json(key)
-        except DataError:
-            continue
-        if isinstance(document, dict):
-            found[Path(key).stem] = document
-    return found
-
-
-def _last_events(store: Store, run_id: str) -> dict[str, Json]:
-    """Return each step's last event; empty when the log lives elsewhere (object store)."""
-    root = store.local_root("hot")
-    path = root / "runs" / run_id / "events.jsonl" if root else None
-    last: dict[str, Json] = {}
-    if path is None or not path.exists():
-        return last
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the line being written when the machine went down
-        if isinstance(event, dict) and "step" in event:
-            last[str(event["step"])] = event
-    return last
-
-
-def _artifact_json(store: Store, step_report: Json | None, name: str) -> Json | None:
-    """Read one JSON file of the artifact that a step returned; None when it can't be had."""
-    if step_report is None:
-        return None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            files = store.fetch(step_report["output"], Path(folder))
-            document: Json = json.loads((files / name).read_text(encoding="utf-8"))
-            return document
-    except (DataError, OSError, ValueError, KeyError):
-        return None
-
-
-def _evaluations(store: Store, plan: Json, reports: dict[str, Json]) -> dict[str, Json]:
-    """Return the evaluations that exist, by variant."""
-    found = {}
-    for step in plan["steps"]:
-        if step["kind"] == "evaluate":
-            document = _artifact_json(store, reports.get(step["step"]), "evaluation.json")
-            if document is not None:
-                found[str(document.get("variant", step["step"]))] = document
-    return found
-
-
-# -- status ----------------------------------------------------------------------------------------
-
-
-def _superseded(step: str, reports: dict[str, Json], last_event: dict[str, Json]) -> bool:
-    """True when the step succeeded after its error was written (a resumed run)."""
-    event = last_event.get(step, {}).get("event")
-    return step in reports and event in ("finished", "cached", None)
-
-
-def _first_error(
-    plan: Json, reports: dict[str, Json], errors: dict[str, Json], last_event: dict[str, Json]
-) -> Json | None:
-    order = [step["step"] for step in plan["steps"]]
-    names = sorted(errors, key=lambda name: order.index(name) if name in order else len(order))
-    for name in names:
-        if not _superseded(name, reports, last_event):
-            return errors[name]
-    return None
-
-
-def _broken_off(unfinished: list[str], last_event: dict[str, Json]) -> Json:
-    """The error of a run that ended without one: power, memory or a person stopped it."""
-    running = [name for name in unfinished if name in last_event]
-    where = f"while {running[0]} was running" if running else f"before {unfinished[0]} began"
-    return {
-        "schema_version": 1,
-        "kind": "step_failed",
-        "exit_code": 1,
-        "step": running[0] if running else unfinished[0],
-        "message": f"the run was broken off {where}; no step reported an error",
-        "remedy": "start the same run again: finished steps are not repeated",
-    }
-
-
-def _status(status: str, error: Json | None) -> str:
-    """The error that a step left is more precise than what the runner knew."""
-    if error is not None:
-        return str(error.get("kind", "step_failed"))
-    return status
-
-
-def _plan_hash(plan: Any, document: Json, reports: dict[str, Json]) -> str:
-    if not isinstance(plan, dict):
-        return str(plan.hash)
-    from pipelines.plan import plan_from_json
-
-    return plan_from_json(document).hash
-
-
 # -- steps and money -------------------------------------------------------------------------------
 
 
@@ -214,7 +118,7 @@ def _step(
 ) -> Json:
     name = step["step"]
     report = reports.get(name)
-    if name in errors and not _superseded(name, reports, last_event):
+    if name in errors and not superseded(name, reports, last_event):
         state, report = "failed", None
     elif report is not None:
         state = "done"
@@ -376,6 +280,16 @@ def _hardware(reports: dict[str, Json]) -> Json:
         key=lambda r: (r["hardware"].get("gpu_count", 0), r.get("kind") == "train"),
     )
     return dict(candidates[-1]["hardware"]) if candidates else {}
+
+
+def _reproduce(plan: Json) -> list[str]:
+    """Commands that do it again; the page shows the spec that they need."""
+    spec = f"{plan.get('name')}.yaml"
+    commands = [f"suanli plan {spec} --explain", f"suanli run {spec}"]
+    try:
+        return [f"pip install suanli=={metadata.version('suanli')}", *commands]
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return commands
 
 
 def _notes(plan: Json, reports: dict[str, Json]) -> list[Json]:

@@ -37,6 +37,14 @@ def seconds(value: float) -> str:
     return f"{sign}{minutes // 1440} d {minutes % 1440 // 60:02d} h"
 
 
+def brief_seconds(value: float) -> str:
+    """A round duration for an axis: ``2 s``, ``5 min``, ``1 h``, ``2 d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value * 1000:g} ms"
+
+
 def bytes_(value: float) -> str:
     """Binary units, three figures: ``812 B``, ``86.6 MiB``, ``1.24 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
@@ -60,6 +68,15 @@ def usd(value: float) -> str:
 def count(value: float) -> str:
     """A whole number with thousands separated, or a short decimal."""
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 100 else _three(value)
+
+
+def short_count(value: float) -> str:
+    """A large whole number in three figures: ``22.6 M``."""
+    for unit in ("", " k", " M", " G", " T"):
+        if abs(value) < 999.5 or unit == " T":
+            break
+        value /= 1000
+    return count(value) if not unit else f"{_three(value)}{unit}"
 
 
 def rate(value: float) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 
 from pipelines.reporting import sections_plan as plan
 from pipelines.reporting import sections_result as result
+from pipelines.reporting import verdict
 from pipelines.reporting.markup import Markup, embedded_json, escape, join, tag
+from pipelines.reporting.upgrade import completed
 
 Json = dict[str, Any]
 ASSETS = Path(__file__).parent / "assets"
@@ -18,12 +20,17 @@ LANGUAGE = "en"
 
 
 def render_html(report: Json) -> str:
-    """Return the page of `report`, which has the current schema version."""
+    """Return the page of `report`, of this schema version or an older one.
+
+    Raises:
+        DataError: not a receipt that this version can read.
+    """
+    report = completed(report)
+    gained = [result.variants(report), result.quality(report), result.learning(report)]
+    steps = plan.prediction(report)
+    # After a failure the first question is how far it got, not how good it is.
     parts = [
-        result.variants(report),
-        result.quality(report),
-        result.learning(report),
-        plan.prediction(report),
+        *([steps, *gained] if report["error"] else [*gained, steps]),
         plan.decision(report),
         plan.storage(report),
         plan.rightsizing(report),
@@ -31,7 +38,7 @@ def render_html(report: Json) -> str:
     ]
     title = f"{report['run']['name']} · {report['status']} · suanli"
     data = tag("script", embedded_json(report), type="application/json", id="report")
-    body = join([result.header(report), _contents(parts), *parts, data])
+    body = join([verdict.header(report), _contents(parts), *parts, data])
     return page(title, body)
 
 

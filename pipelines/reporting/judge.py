@@ -31,6 +31,7 @@ def judged(report: Json) -> Json:
         step["comparison"] = _compare(step["predicted"], step["measured"])
     for row in report["variants"]:
         row.update(_against(row, _reference(report["variants"])))
+    gpu_memory = report["hardware"].get("gpu_memory_bytes") or 0
     monthly = [row.get("usd_per_month") for row in report["storage"]]
     known = bool(monthly) and all(value is not None for value in monthly)
     return {
@@ -38,7 +39,7 @@ def judged(report: Json) -> Json:
         "verdict": verdict(report),
         "prediction": prediction(report["steps"], report["decision"].get("seconds")),
         "progress": progress(report["steps"]),
-        "rightsizing": [row for step in report["steps"] for row in rightsizing(step)],
+        "rightsizing": [row for step in report["steps"] for row in rightsizing(step, gpu_memory)],
         "storage_usd_per_month": sum(monthly) if known else None,
     }
 
@@ -100,20 +101,28 @@ def _compare(predicted: Json, measured: Json | None) -> Json | None:
     return {
         "seconds_error": None if time_ratio is None else time_ratio - 1,
         "memory_error": None if memory_ratio is None else memory_ratio - 1,
-        "within_interval": predicted["low"] <= seconds <= predicted["high"],
+        "within_interval": _within(seconds, predicted["low"], predicted["high"]),
     }
 
 
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return low is not None and high is not None and low <= value <= high
+
+
 def prediction(steps: list[Json], whole: Json | None) -> Json:
-    """How good the prediction was. Steps taken over from an earlier run say nothing new."""
-    fresh = [step for step in steps if step["comparison"] and not step["cached"]]
+    """How good the prediction was.
+
+    Steps taken over from an earlier run say nothing new, and the report step can't measure its own
+    end.
+    """
+    taken = [step for step in steps if step["comparison"] and step["kind"] != "report"]
+    fresh = [step for step in taken if not step["cached"]]
     errors = [step["comparison"]["seconds_error"] for step in fresh]
     errors = [abs(error) for error in errors if error is not None]
     memory = [step["comparison"]["memory_error"] for step in fresh]
     memory = [abs(error) for error in memory if error is not None]
-    taken = [step for step in steps if step["comparison"]]
     measured = sum(step["measured"]["seconds"] for step in taken)
-    predicted = sum(step["predicted"]["seconds"] for step in taken)
+    predicted = sum(step["predicted"]["seconds"] or 0.0 for step in taken)
     ratio = _divide(measured, predicted)
     return {
         "compared_steps": len(fresh),
@@ -143,14 +152,28 @@ def progress(steps: list[Json]) -> Json:
     }
 
 
-def rightsizing(step: Json) -> list[Json]:
-    """Requested against used memory, and what to ask for next time."""
+def rightsizing(step: Json, gpu_memory_bytes: int) -> list[Json]:
+    """Requested against used memory of the pod and of the GPU, and what to ask for next time.
+
+    `gpu_memory_bytes` is what the GPU of the run has, 0 without one.
+    """
     measured, requested = step["measured"], step["requested"]
     if measured is None:
         return []
-    used, asked = measured.get("peak_memory_bytes"), requested.get("memory_bytes")
+    rows = [_memory(step["name"], measured.get("peak_memory_bytes"), requested.get("memory_bytes"))]
+    used = measured.get("peak_gpu_memory_bytes")
+    if used and gpu_memory_bytes and requested.get("gpu_count"):
+        fraction = used / gpu_memory_bytes
+        advice = "a larger micro-batch or a smaller GPU would do" if fraction < LOW_USE else "fits"
+        rows.append({"step": step["name"], "resource": "GPU memory", "requested": gpu_memory_bytes,
+                     "used": used, "used_fraction": fraction, "suggested": None,
+                     "advice": advice})  # fmt: skip
+    return [row for row in rows if row]
+
+
+def _memory(name: str, used: int | None, asked: int | None) -> Json | None:
     if not used or not asked:
-        return []
+        return None
     fraction = used / asked
     blocks = -(-int(max(used * MEMORY_MARGIN, BYTES_KEPT_AT_LEAST)) // (STEP_MIB * MIB))
     suggested = blocks * STEP_MIB * MIB
@@ -162,14 +185,12 @@ def rightsizing(step: Json) -> list[Json]:
         advice = "asks for more than it needs"
     else:
         advice, suggested = "fits", asked
-    return [
-        {
-            "step": step["name"],
-            "resource": "memory",
-            "requested": asked,
-            "used": used,
-            "used_fraction": fraction,
-            "suggested": suggested,
-            "advice": advice,
-        }
-    ]
+    return {
+        "step": name,
+        "resource": "memory",
+        "requested": asked,
+        "used": used,
+        "used_fraction": fraction,
+        "suggested": suggested,
+        "advice": advice,
+    }

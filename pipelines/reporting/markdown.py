@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.reporting import figures
 from pipelines.reporting.markup import plain
-from pipelines.reporting.sections_result import METRIC_NAMES, STATUS_WORDS
+from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
 
 Json = dict[str, Any]
 # Characters that Markdown or the HTML inside it would act on.

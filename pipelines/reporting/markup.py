@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pipelines.reporting import figures
@@ -85,14 +85,14 @@ def table(
     rows: Iterable[list[object]],
     *,
     row_classes: list[str] | None = None,
-    text_columns: int = 1,
+    text: Collection[int] = (0,),
     class_: str = "",
 ) -> Markup:
-    """A table whose first column heads its rows; columns from `text_columns` on hold numbers.
+    """A table whose first column heads its rows; columns not in `text` hold numbers.
 
     The caption is read by screen readers; the scroll box can be reached by keyboard.
     """
-    sides = ["text" if index < text_columns else "figure" for index in range(len(heads))]
+    sides = ["text" if index in text else "figure" for index in range(len(heads))]
     head = [tag("th", h, scope="col", class_=s) for h, s in zip(heads, sides, strict=True)]
     body = []
     for index, row in enumerate(rows):

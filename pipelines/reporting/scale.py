@@ -45,6 +45,21 @@ def logarithmic(values: Sequence[float], *, margin: float = 0.12) -> Scale:
     return Scale(low=low / grow, high=high * grow, log=True)
 
 
+# Durations read best at these values (seconds): minutes and hours are not decimal.
+ROUND_SECONDS = (
+    *(m * 10.0**d for d in range(-4, 1) for m in (1, 2, 5)),
+    *(10, 20, 30, 60, 120, 300, 600, 1200, 1800),
+    *(3600.0 * h for h in (1, 2, 5, 10, 24, 48, 120, 240, 480)),
+)
+
+
+def time_ticks(scale: Scale, wanted: int = 5) -> list[float]:
+    """Return durations inside a logarithmic scale that read well, about `wanted` of them."""
+    inside = [value for value in ROUND_SECONDS if scale.low <= value <= scale.high]
+    stride = max(1, -(-len(inside) // wanted))
+    return inside[::stride]
+
+
 def _linear_ticks(scale: Scale, wanted: int) -> list[float]:
     raw = (scale.high - scale.low) / max(wanted, 1)
     power = 10.0 ** math.floor(math.log10(raw))

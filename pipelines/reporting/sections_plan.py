@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.reporting import charts, figures
+import yaml
+
+from pipelines.reporting import charts, figures, pareto, tracks
 from pipelines.reporting.markup import Markup, code, escape, join, name, number, table, tag
 from pipelines.reporting.sections_result import section
 
@@ -27,7 +29,7 @@ def prediction(report: Json) -> Markup:
     details = tag(
         "details", tag("summary", "Every figure"), table("Predicted and measured", heads, rows)
     )
-    chart = charts.intervals(steps)
+    chart = tracks.intervals(steps)
     return section("Predicted, measured", join(lead), chart, details, _phases(steps), id_="steps")
 
 
@@ -61,7 +63,7 @@ def _phases(steps: list[Json]) -> Markup | None:
             rows.append([name(step["name"]), join(parts, " · ")])
     if not rows:
         return None
-    made = table("Phases of each step", ["step", "wall time by phase"], rows, text_columns=2)
+    made = table("Phases of each step", ["step", "wall time by phase"], rows, text=(0, 1))
     return tag("details", tag("summary", "Where the time went"), made)
 
 
@@ -77,8 +79,8 @@ def decision(report: Json) -> Markup:
     rows = [_alternative_row(a) for a in made["alternatives"]]
     classes = ["chosen" if a["chosen"] else "" for a in made["alternatives"]]
     heads = ["way to run", "capacity", "time", "USD", "risk", "why, or why not"]
-    listed = table("Alternatives", heads, rows, row_classes=classes, text_columns=2)
-    plot = charts.pareto(made["alternatives"])
+    listed = table("Alternatives", heads, rows, row_classes=classes, text=(0, 1, 5))
+    plot = pareto.pareto(made["alternatives"])
     if rows and plot:
         listed = tag("details", tag("summary", "The same as a table"), listed)
     return section(
@@ -137,7 +139,7 @@ def storage(report: Json) -> Markup:
     lead: list[object] = ["Where each artifact is kept, chosen by how often it is read."]
     if figures.is_number(report["storage_usd_per_month"]):
         lead += [" ", number(report["storage_usd_per_month"], figures.usd), " a month in all."]
-    made = table("Storage", heads, rows, text_columns=2) if rows else None
+    made = table("Storage", heads, rows, text=(0, 1, 4)) if rows else None
     return section("Storage", join(lead), made, id_="storage")
 
 
@@ -151,6 +153,7 @@ def rightsizing(report: Json) -> Markup:
         rows.append(
             [
                 name(row["step"]),
+                escape(row["resource"]),
                 number(row["requested"], figures.bytes_),
                 number(row["used"], figures.bytes_),
                 use,
@@ -158,8 +161,8 @@ def rightsizing(report: Json) -> Markup:
                 number(row["suggested"], figures.bytes_),
             ]
         )
-    heads = ["step", "memory asked", "used at peak", "of the request", "advice", "next time"]
-    made = table("Rightsizing", heads, rows, row_classes=classes) if rows else None
+    heads = ["step", "what", "asked", "used at peak", "of the request", "advice", "next time"]
+    made = table("Rightsizing", heads, rows, row_classes=classes, text=(0, 1, 5)) if rows else None
     lead = "What each step asked for, what it used, and what to ask for next time."
     return section("Rightsizing", lead, made, id_="rightsizing")
 
@@ -214,6 +217,9 @@ def _artifact_rows(report: Json) -> list[tuple[str, str]]:
 
 
 def _commands(report: Json) -> Markup | None:
-    if not report.get("reproduce"):
+    commands = report["reproduce"]
+    if not commands:
         return None
-    return join([tag("h3", "Commands"), tag("pre", escape("\n".join(report["reproduce"])))])
+    spec = yaml.safe_dump(report["spec"], sort_keys=False, allow_unicode=True)
+    shown = tag("details", tag("summary", "The spec, every default filled in"), tag("pre", spec))
+    return join([tag("h3", "Commands"), tag("pre", "\n".join(commands)), shown])

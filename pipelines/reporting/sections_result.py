@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.reporting import charts, figures
-from pipelines.reporting.markup import Markup, code, escape, join, name, number, plain, table, tag
+from pipelines.reporting import charts, figures, tracks
+from pipelines.reporting.markup import Markup, escape, join, name, number, plain, table, tag
+from pipelines.reporting.words import figure_of, metric_name
 
 Json = dict[str, Any]
-METRIC_NAMES = {
-    "entity_f1": "entity F1",
-    "accuracy": "accuracy",
-    "ndcg@10": "NDCG@10",
-    "negative_loss": "negative loss",
-}
-STATUS_WORDS = {
-    "succeeded": "succeeded",
-    "step_failed": "a step failed",
-    "bad_input": "bad input",
-    "infeasible": "infeasible",
-    "gate_failed": "gate failed",
-}
 MAX_HEAT_LABELS = 30
+MAX_LABEL_ROWS = 40
 MAX_CONFUSIONS = 15
 
 
@@ -34,229 +23,50 @@ def section(title: str, lead: object, *content: object, id_: str) -> Markup:
     return tag("section", aside, tag("div", *body, class_="content"), id=id_)
 
 
-def metric_name(report: Json) -> str:
-    metric = str(report["quality"].get("metric") or "quality")
-    return METRIC_NAMES.get(metric, metric)
-
-
-# -- verdict ---------------------------------------------------------------------------------------
-
-
-def header(report: Json) -> Markup:
-    """Status, headline, and the figures under it."""
-    run = report["run"]
-    failed = report["status"] != "succeeded"
-    facts = [
-        tag("b", name(run["name"])),
-        escape(run["task"]),
-        name(_model(report)),
-        tag("time", _day(run["finished_at"]), datetime=run["finished_at"])
-        if run["finished_at"]
-        else None,
-    ]
-    badge = tag(
-        "span",
-        STATUS_WORDS.get(report["status"], report["status"]),
-        class_="badge bad" if failed else "badge good",
-    )
-    return tag(
-        "header",
-        tag("p", *_spaced([badge, *facts]), class_="eyebrow"),
-        failure(report) if report["error"] else headline(report),
-        tiles(report),
-        class_="verdict",
-    )
-
-
-def _spaced(parts: list[Markup | None]) -> list[Markup]:
-    return [tag("span", part) for part in parts if part]
-
-
-def _model(report: Json) -> str:
-    model = report["spec"].get("model") or {}
-    return str(model.get("id") or model.get("config") or "")
-
-
-def _day(moment: str) -> str:
-    return moment[:16].replace("T", " ") + " UTC"
-
-
-def headline(report: Json) -> Markup:
-    """The verdict in one sentence."""
-    verdict, quality = report["verdict"], report["quality"]
-    parts = [tag("b", name(report["selected"])), " keeps "]
-    parts += [number(quality["selected"], figures.quality), " of "]
-    parts += [number(quality["tuned"], figures.quality), f" {metric_name(report)}"]
-    gains = []
-    if verdict["selected"] != verdict["reference"]:
-        for key, word in (("times_smaller", "smaller"), ("times_faster", "faster")):
-            if figures.is_number(verdict[key]):
-                gains.append(join([number(verdict[key], figures.ratio), f" {word}"]))
-    if gains:
-        parts += [", ", join(gains, " and ")]
-    return tag("h1", *parts, ".")
-
-
-def failure(report: Json) -> Markup:
-    """What went wrong, what to do, how far it got, what is not lost."""
-    error, done = report["error"], report["progress"]
-    kept = join(
-        [
-            number(done["done"], figures.count),
-            " of ",
-            number(done["steps"], figures.count),
-            " steps finished; a new run of the same spec takes them over and repeats none.",
-        ]
-    )
-    return join(
-        [
-            tag("h1", "Stopped at ", tag("b", name(error["step"])), "."),
-            tag(
-                "div",
-                tag("p", escape(error["message"]), class_="message"),
-                tag("p", tag("b", "What to do: "), escape(error["remedy"]))
-                if error.get("remedy")
-                else None,
-                tag("p", kept, class_="soft"),
-                class_="failure",
-                role="group",
-                aria_label="Error",
-            ),
-        ]
-    )
-
-
-def tiles(report: Json) -> Markup:
-    """Quality, size, speed, time and money: a figure, what it means, what it is compared with."""
-    tile_list = [
-        _quality_tile(report),
-        _gain_tile(report, "Size", "times_smaller", "smaller", "size_bytes", figures.bytes_),
-        _gain_tile(report, "Latency", "times_faster", "faster", "p50", figures.milliseconds),
-        _time_tile(report),
-        _money_tile(report),
-    ]
-    return tag("dl", *[tile for tile in tile_list if tile], class_="tiles")
-
-
-def _tile(title: str, value: object, *notes: object) -> Markup:
-    return tag(
-        "div", tag("dt", title), tag("dd", value, class_="big"), *(tag("dd", n) for n in notes if n)
-    )
-
-
-def _quality_tile(report: Json) -> Markup | None:
-    quality, verdict = report["quality"], report["verdict"]
-    if not figures.is_number(quality.get("tuned")):
-        return None
-    if not figures.is_number(quality.get("selected")):
-        value = number(quality["tuned"], figures.quality)
-        split = f"{metric_name(report)}, tuned model, {quality.get('split')}"
-        return _tile("Quality so far", value, split)
-    kept = verdict["quality_kept"]
-    value = number(kept, figures.percent) if kept else number(quality["selected"], figures.quality)
-    notes = [f"of the tuned model's {metric_name(report)}"] if kept else [metric_name(report)]
-    if quality.get("ci95"):
-        low, high = quality["ci95"]
-        interval = [number(low, figures.quality), "–", number(high, figures.quality)]
-        notes.append(tag("span", "95 % interval ", *interval, class_="soft"))
-    chance = quality.get("p_drop_exceeds_budget")
-    if figures.is_number(chance):
-        budget = number(quality.get("max_quality_drop"), figures.quality)
-        sentence = ["chance that more than ", budget, " was lost: "]
-        sentence.append(number(chance, figures.percent))
-        notes.append(tag("span", *sentence, class_="soft"))
-    return _tile("Quality kept", value, *notes)
-
-
-def _gain_tile(
-    report: Json, title: str, gain: str, word: str, key: str, formatter: figures.Formatter
-) -> Markup | None:
-    verdict = report["verdict"]
-    rows = {row["name"]: row for row in report["variants"]}
-    chosen, reference = rows.get(verdict["selected"]), rows.get(verdict["reference"])
-    if chosen is None or reference is None or not figures.is_number(verdict[gain]):
-        return None
-    own, base = _figure(chosen, key), _figure(reference, key)
-    top = max(own, base) or 1
-    pairs = [
-        tag("span", number(own, formatter), charts.bar(own / top, "own"), class_="pair"),
-        tag("span", number(base, formatter), charts.bar(base / top), " fp32", class_="pair soft"),
-    ]
-    if chosen is reference:
-        return _tile(title, number(own, formatter), "fp32 was kept")
-    return _tile(title, join([number(verdict[gain], figures.ratio), f" {word}"]), *pairs)
-
-
-def _figure(row: Json, key: str) -> float:
-    value = (row.get("latency_ms") or {}).get(key) if key == "p50" else row.get(key)
-    return float(value) if figures.is_number(value) else 0.0  # type: ignore[arg-type]
-
-
-def _time_tile(report: Json) -> Markup | None:
-    prediction, cached = report["prediction"], report["progress"]
-    if prediction["measured_seconds"] is None:
-        return None
-    value = number(prediction["measured_seconds"], figures.seconds)
-    notes = [join(["predicted ", number(prediction["predicted_seconds"], figures.seconds)])]
-    if cached["cached"]:
-        reused = [number(cached["cached_seconds"], figures.seconds), " of it reused from "]
-        reused += [number(cached["cached"], figures.count), " finished steps"]
-        notes.append(tag("span", *reused, class_="soft"))
-    return _tile("Time", value, *notes)
-
-
-def _money_tile(report: Json) -> Markup | None:
-    cost, verdict = report["cost"], report["verdict"]
-    if cost["measured_usd"] is None:
-        if cost["predicted_usd"] is not None:
-            return _tile("Cost", number(cost["predicted_usd"], figures.usd), "predicted")
-        hint = join([code("objective.here_usd_per_hour"), " prices this machine"])
-        return _tile("Cost", tag("span", "no price", class_="none"), hint)
-    notes = [join(["predicted ", number(cost["predicted_usd"], figures.usd)])]
-    if verdict["cost_of_first_order"] is not None:
-        first = number(cost["first_order_usd"], figures.usd)
-        notes.append(tag("span", "first-order formula: ", first, class_="soft"))
-    return _tile("Cost", number(cost["measured_usd"], figures.usd), *notes)
-
-
 # -- variants --------------------------------------------------------------------------------------
 
 
 def variants(report: Json) -> Markup:
+    """One row a variant, then their latency on one axis."""
+    measured = [row for row in report["variants"] if figures.is_number(row["quality_validation"])]
+    if not measured:
+        return Markup()
+    largest = max(figure_of(row, "size_bytes") for row in measured) or 1
     rows, classes = [], []
-    largest = max((_figure(v, "size_bytes") for v in report["variants"]), default=0) or 1
     for row in report["variants"]:
-        latency = row.get("latency_ms") or {}
         chosen = row["name"] == report["selected"]
         classes.append("chosen" if chosen else "accepted" if row["accepted"] else "refused")
-        size = _figure(row, "size_bytes")
-        rows.append(
-            [
-                join(
-                    [name(row["name"]), tag("span", " selected", class_="flag") if chosen else ""]
-                ),
-                number(row["quality_validation"], figures.quality),
-                number(row.get("quality_change"), figures.signed_quality),
-                join([number(row.get("size_bytes"), figures.bytes_), charts.bar(size / largest)]),
-                number(row.get("parameters"), figures.count),
-                number(latency.get("p50"), figures.milliseconds),
-                number(latency.get("p99"), figures.milliseconds),
-                number(row.get("throughput_per_s"), figures.rate),
-                number(row.get("usd_per_million"), figures.usd),
-                tag("span", escape(row.get("reason") or ""), class_="reason"),
-            ]
-        )
-    heads = ["variant", f"{metric_name(report)}, validation", "against fp32", "size", "parameters",
-             "p50", "p99", "requests/s", "USD per million", "verdict"]  # fmt: skip
-    body = table("Variants", heads, rows, row_classes=classes, class_="variants") if rows else None
+        rows.append(_variant_row(row, chosen, largest))
+    score = f"{metric_name(report)}, validation"
+    heads = ["variant", score, "against fp32", "size", "parameters", "p50", "p99", "requests/s",
+             "USD per million"]  # fmt: skip
     limit = (report["spec"].get("serving") or {}).get("p99_latency_ms")
-    providers = sorted({plain(v["provider"]) for v in report["variants"] if v.get("provider")})
-    lead = "Each variant was exported to ONNX, checked against PyTorch, and measured."
+    providers = sorted({plain(row["provider"]) for row in measured if row.get("provider")})
+    lead = "Each was exported to ONNX, compared with PyTorch, and measured on the planned device."
     if providers:
         lead += f" Ran on {', '.join(providers)}."
-    chart = charts.latencies(report["variants"], limit)
+    chart = tracks.latencies(measured, limit)
     title = tag("h3", "Latency of one request") if chart else None
-    return section("Variants", lead, body, title, chart, id_="variants")
+    made = table("Variants", heads, rows, row_classes=classes)
+    return section("Variants", lead, made, title, chart, id_="variants")
+
+
+def _variant_row(row: Json, chosen: bool, largest: float) -> list[object]:
+    latency = row.get("latency_ms") or {}
+    flag = tag("span", " selected", class_="flag") if chosen else ""
+    reason = tag("span", escape(row.get("reason") or ""), class_="reason")
+    size = number(row.get("size_bytes"), figures.bytes_)
+    return [
+        join([name(row["name"]), flag, reason]),
+        number(row["quality_validation"], figures.quality),
+        number(row.get("quality_change"), figures.signed_quality),
+        join([size, charts.bar(figure_of(row, "size_bytes") / largest)]),
+        number(row.get("parameters"), figures.short_count),
+        number(latency.get("p50"), figures.milliseconds),
+        number(latency.get("p99"), figures.milliseconds),
+        number(row.get("throughput_per_s"), figures.rate),
+        number(row.get("usd_per_million"), figures.usd),
+    ]
 
 
 # -- quality ---------------------------------------------------------------------------------------
@@ -308,7 +118,12 @@ def _label_table(scores: Json | None) -> Markup | None:
         )
     heads = ["label", "precision", "recall", "F1", "support"]
     made = table("Precision, recall and F1 of each label", heads, rows, row_classes=classes)
-    return join([tag("h3", "By label"), made])
+    if len(rows) <= MAX_LABEL_ROWS:
+        return join([tag("h3", "By label"), made])
+    totals = [row for row, class_ in zip(rows, classes, strict=True) if class_]
+    short = table("Averages over labels", ["average", *heads[1:]], totals)
+    every = tag("details", tag("summary", "Each label"), made)
+    return join([tag("h3", "By label"), short, every])
 
 
 def _confusion(confusion: Json | None) -> Markup | None:
@@ -327,7 +142,7 @@ def _confusion(confusion: Json | None) -> Markup | None:
     wrong.sort(reverse=True)
     rows = [[name(labels[i]), name(labels[j]), number(n, figures.count)]
             for n, i, j in wrong[:MAX_CONFUSIONS]]  # fmt: skip
-    made = table("Most frequent confusions", ["true", "predicted", "times"], rows, text_columns=2)
+    made = table("Most frequent confusions", ["true", "predicted", "times"], rows, text=(0, 1))
     return join([tag("h3", "Most frequent confusions"), made])
 
 

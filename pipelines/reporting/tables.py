@@ -14,7 +14,7 @@ from rich.text import Text
 from pipelines.reporting import figures
 from pipelines.reporting.decision import decision
 from pipelines.reporting.markup import plain
-from pipelines.reporting.sections_result import METRIC_NAMES, STATUS_WORDS
+from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
 
 Json = dict[str, Any]
 MAX_ALTERNATIVES = 8

@@ -1,0 +1,34 @@
+"""Names that people use for what report.json names exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.reporting import figures
+
+Json = dict[str, Any]
+METRIC_NAMES = {
+    "entity_f1": "entity F1",
+    "accuracy": "accuracy",
+    "ndcg@10": "NDCG@10",
+    "negative_loss": "negative loss",
+}
+STATUS_WORDS = {
+    "succeeded": "succeeded",
+    "step_failed": "a step failed",
+    "bad_input": "bad input",
+    "infeasible": "infeasible",
+    "gate_failed": "gate failed",
+}
+
+
+def metric_name(report: Json) -> str:
+    """The main metric as people call it."""
+    metric = str(report["quality"].get("metric") or "quality")
+    return METRIC_NAMES.get(metric, metric)
+
+
+def figure_of(row: Json, key: str) -> float:
+    """A variant's figure, its median latency for ``p50``; 0 when there is none."""
+    value = (row.get("latency_ms") or {}).get(key) if key == "p50" else row.get(key)
+    return float(value) if figures.is_number(value) else 0.0  # type: ignore[arg-type]
