@@ -15,6 +15,7 @@ import numpy as np
 
 from components.contract import DataError
 from components.ingest.examples import Example, fail
+from components.ingest.quality import NEAR_ROWS, sketch
 from components.ingest.tags import SchemeEvidence, to_bio2
 
 
@@ -29,6 +30,7 @@ class Scan:
         row_labels: number of each row's label in order of first sight; NER: 0.
         groups: document or query number of each row.
         hashes: 64-bit hash of each row's text.
+        near: MinHash sketches of the first rows, joined.
         evidence: tag prefixes and transitions seen (NER).
     """
 
@@ -43,6 +45,7 @@ class Scan:
     row_labels: array[int] = field(default_factory=lambda: array("i"))
     groups: array[int] = field(default_factory=lambda: array("q"))
     hashes: array[int] = field(default_factory=lambda: array("Q"))
+    near: bytearray = field(default_factory=bytearray)
     evidence: SchemeEvidence = field(default_factory=SchemeEvidence)
 
 
@@ -59,6 +62,8 @@ def scan(task: str, examples: Iterable[tuple[Path, Example]]) -> Scan:
         result.rows += 1
         take(result, task, path, example)
         result.hashes.append(text_hash(task, example))
+        if result.rows <= NEAR_ROWS and task != "image-classification":
+            result.near += sketch(example)
     if not result.rows:
         raise DataError(
             f"{path or 'source'}: no rows of data", remedy="check the file and data.format"

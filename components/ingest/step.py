@@ -9,15 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.contract import MANIFEST_VERSION, SpecError
 from components.ingest import shards, sources, tags
+from components.ingest.card import dataset_card
+from components.ingest.describe import describe
 from components.ingest.examples import Example
 from components.ingest.formats import read_source
+from components.ingest.redact import redact
 from components.ingest.scan import Scan, assign, check_labels, label_list, scan
 from components.lib.dataset import SPLITS
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
@@ -40,6 +46,7 @@ class Settings:
     columns: dict[str, Any]
     max_length: int
     seed: int
+    redact: bool
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Settings:
@@ -63,6 +70,7 @@ class Settings:
             columns=data.get("columns") or {},
             max_length=int(arguments.get("max_length") or 128),
             seed=int(arguments.get("seed") or 0),
+            redact=bool(data.get("redact")),
         )
 
 
@@ -91,22 +99,43 @@ def run(context: StepContext) -> str:
         }
         context.bytes_in = sum(source.bytes for source in staged.values())
     with context.phase("scan"):
-        scans = {split: scan(settings.task, _read(settings, s)) for split, s in staged.items()}
+        redacted: Counter[str] = Counter()
+        scans = {
+            split: scan(settings.task, _read(settings, source, redacted))
+            for split, source in staged.items()
+        }
         check_labels(scans)
         labels, scheme = _labels(settings, scans)
+        codes = _assignment(settings, scans)
     output = context.scratch / "dataset"
     output.mkdir(exist_ok=True)
     with context.phase("tokenise"):
-        entries = _tokenise(context, settings, staged, scans, labels, output)
+        work = shards.blocks(_placed(settings, staged, codes))
+        entries = _tokenise(context, settings, work, scans, labels, output)
     with context.phase("describe"):
         manifest = _manifest(settings, staged, scans, labels, scheme, entries)
+        manifest["statistics"], manifest["warnings"] = describe(scans, codes, redacted)
         _finish(settings, output, manifest)
     _report(context, manifest)
     return context.put(output, kind="dataset")
 
 
-def _read(settings: Settings, source: sources.Source) -> Iterator[tuple[Path, Example]]:
-    return read_source(source, task=settings.task, wanted=settings.format, columns=settings.columns)
+def _read(
+    settings: Settings, source: sources.Source, redacted: Counter[str]
+) -> Iterator[tuple[Path, Example]]:
+    examples = read_source(
+        source, task=settings.task, wanted=settings.format, columns=settings.columns
+    )
+    if settings.redact and settings.task != "image-classification":
+        return redact(examples, redacted)
+    return examples
+
+
+def _assignment(settings: Settings, scans: dict[str, Scan]) -> np.ndarray | None:
+    """Return the split of each row of train's source (see `CODES`), None when all are train."""
+    if not settings.fractions:
+        return None
+    return assign(scans["train"], settings.fractions, settings.seed)
 
 
 def _labels(settings: Settings, scans: dict[str, Scan]) -> tuple[list[str], dict[str, str]]:
@@ -122,7 +151,7 @@ def _labels(settings: Settings, scans: dict[str, Scan]) -> tuple[list[str], dict
 def _tokenise(
     context: StepContext,
     settings: Settings,
-    staged: dict[str, sources.Source],
+    work: Iterator[shards.Block],
     scans: dict[str, Scan],
     labels: list[str],
     output: Path,
@@ -150,22 +179,21 @@ def _tokenise(
         done += entry["examples"]
         context.progress(done / total, f"{done:,} of {total:,} rows", rows=done)
 
-    work = shards.blocks(_placed(settings, staged, scans))
     context.workload["processes"] = workers
     return shards.write_shards(work, encoder, workers=workers, on_block=on_block)
 
 
 def _placed(
-    settings: Settings, staged: dict[str, sources.Source], scans: dict[str, Scan]
+    settings: Settings, staged: dict[str, sources.Source], codes: np.ndarray | None
 ) -> Iterator[tuple[str, Example]]:
     """Yield every example with the split it belongs to."""
     for split, source in staged.items():
-        if split == "train" and settings.fractions:
-            codes = assign(scans["train"], settings.fractions, settings.seed)
-            for code, (_, example) in zip(codes.tolist(), _read(settings, source), strict=True):
+        examples = _read(settings, source, Counter())
+        if split == "train" and codes is not None:
+            for code, (_, example) in zip(codes.tolist(), examples, strict=True):
                 yield CODES[code], example
         else:
-            for _, example in _read(settings, source):
+            for _, example in examples:
                 yield split, example
 
 
@@ -199,10 +227,7 @@ def _manifest(
             }
             for split, source in staged.items()
         ],
-        "statistics": {
-            split: {"label_counts": dict(sorted(found.label_counts.items()))}
-            for split, found in scans.items()
-        },
+        "statistics": {},
         "warnings": [],
     }
 
@@ -236,6 +261,7 @@ def _finish(settings: Settings, output: Path, manifest: dict[str, Any]) -> None:
         for name in TOKENIZER_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
+    (output / "dataset-card.md").write_text(dataset_card(manifest), encoding="utf-8")
     body = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     (output / "manifest.json").write_text(body + "\n", encoding="utf-8")
 
