@@ -1,0 +1,181 @@
+"""Write a kustomize folder that `kubectl apply -k`, Argo CD or Flux can take.
+
+The folder holds the compiled pipeline, the decision for a reviewer, and a Job that submits the
+run. The Job is named by the content of everything that it sends: applying it again does nothing,
+a change makes a new Job. Runs are no Kubernetes objects (KEP-11551), hence the Job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import yaml
+
+from components.contract import SpecError
+from pipelines.jobs import (
+    RenderOptions,
+    check_options,
+    cron_job,
+    job,
+    run_config_name,
+    spec_config_name,
+)
+from pipelines.plan import Plan
+from pipelines.review import decision_markdown
+from pipelines.submission import submission_of
+
+# Kubernetes limits a ConfigMap to 1 MiB (etcd's request size).
+CONFIG_MAP_BYTES = 1 << 20
+# Query parameters that carry a secret in signed and tokened URLs.
+SECRET_PARAMETERS = (
+    "x-amz-signature", "x-amz-credential", "x-amz-security-token", "x-goog-signature", "sig",
+    "signature", "token", "access_token", "key", "secret", "password",
+)  # fmt: skip
+OUTPUTS = (
+    "kustomization.yaml", "pipeline.yaml", "run.json", "plan.json", "decision.md", "job.yaml",
+    "cronjob.yaml", "spec.yaml", "pipeline-object.yaml", "pipelineversion-object.yaml",
+)  # fmt: skip
+
+
+def render(
+    plan: Plan, ir_yaml: str, output: Path, *, options: RenderOptions | None = None
+) -> list[Path]:
+    """Write the folder and return its files; files of an earlier render that no longer belong are
+    removed, others are left alone.
+
+    Raises:
+        SpecError: a name, label, host or schedule is malformed, the pipeline is too large, or the
+            folder can't be written. Nothing is written then.
+    """
+    options = options or RenderOptions()
+    check_options(options)
+    check_no_secrets(plan)
+    files = rendered_files(plan, ir_yaml, options)
+    return _write(files, output)
+
+
+def rendered_files(plan: Plan, ir_yaml: str, options: RenderOptions) -> dict[str, str]:
+    """Return the text of each file by name; a pure function of its arguments."""
+    submission = submission_of(plan, ir_yaml, data=options.data)
+    files = {
+        "pipeline.yaml": ir_yaml,
+        "run.json": _json(submission.to_json()),
+        "plan.json": _json(plan.to_json()),
+        "decision.md": decision_markdown(plan),
+    }
+    size = len(ir_yaml.encode()) + len(files["run.json"].encode())
+    if size > CONFIG_MAP_BYTES:
+        raise SpecError(
+            f"the compiled pipeline has {size} bytes, a ConfigMap holds {CONFIG_MAP_BYTES}",
+            remedy="list fewer compression.variants",
+        )
+    generators = [_config_map(run_config_name(plan.name), ["pipeline.yaml", "run.json"])]
+    resources = {"job.yaml": job(submission, files, options)}
+    if options.schedule:
+        files["spec.yaml"] = _yaml(_located_spec(plan))
+        generators.append(_config_map(spec_config_name(plan.name), ["spec.yaml"]))
+        resources["cronjob.yaml"] = cron_job(plan, options)
+    if options.manifest:
+        for item in yaml.safe_load_all(options.manifest):
+            resources[f"{item['kind'].lower()}-object.yaml"] = item
+    files |= {name: _yaml(item) for name, item in resources.items()}
+    files["kustomization.yaml"] = _yaml(
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": options.namespace,
+            "resources": sorted(resources),
+            "configMapGenerator": generators,
+            "generatorOptions": {"immutable": True},
+        }
+    )
+    return files
+
+
+def check_no_secrets(plan: Plan) -> None:
+    """Refuse URIs with credentials in them: everything rendered is readable by many.
+
+    Raises:
+        SpecError: naming the field, never the value.
+    """
+    for path, text in _strings(plan.spec, "spec"):
+        parts = urlsplit(text) if "://" in text else None
+        if parts is None:
+            continue
+        secret = [key for key, _ in parse_qsl(parts.query) if key.lower() in SECRET_PARAMETERS]
+        if parts.password or secret:
+            raise SpecError(
+                f"{path.removeprefix('spec.')}: the URI carries a credential"
+                f"{f' ({secret[0]})' if secret else ''}",
+                remedy="name a secret in storage.credentials instead",
+            )
+
+
+def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _strings(item, f"{path}[{index}]")
+
+
+def _located_spec(plan: Plan) -> dict[str, Any]:
+    """The spec with the data's URIs as the planner located them.
+
+    Raises:
+        SpecError: a source is a file of the machine that renders; a scheduled pod can't read it.
+    """
+    located = plan.step("ingest").arguments.get("data") or {}
+    data = dict(plan.spec["data"])
+    for split in ("train", "validation", "test"):
+        uri = (located.get(split) or {}).get("uri") or (data.get(split) or {}).get("uri")
+        if uri is None:
+            continue
+        if "://" not in uri:
+            raise SpecError(
+                f"data.{split}.uri {uri} is a local file, which a scheduled pod can't read",
+                remedy="put the data on an object store, or render without --schedule",
+            )
+        data[split] = {"uri": uri}
+    return {**plan.spec, "data": data}
+
+
+def _config_map(name: str, files: list[str]) -> dict[str, Any]:
+    return {"name": name, "files": files}
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _yaml(document: Any) -> str:
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _write(files: dict[str, str], output: Path) -> list[Path]:
+    """Write all files aside first, then move them in."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output, prefix=".partial-") as aside:
+            for name, text in files.items():
+                (Path(aside) / name).write_text(text, encoding="utf-8")
+            for name in files:
+                os.replace(Path(aside) / name, output / name)
+        for name in OUTPUTS:
+            if name not in files:
+                (output / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise SpecError(
+            f"{output}: cannot be written: {error.strerror}", remedy="give a folder of your own"
+        ) from None
+    return [output / name for name in sorted(files)]
