@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.reporting import figures
 from pipelines.reporting.markup import plain
+from pipelines.reporting.upgrade import completed
 from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
 
 Json = dict[str, Any]
@@ -20,6 +21,7 @@ def text(value: object) -> str:
 
 def render_markdown(report: Json) -> str:
     """Return the receipt as Markdown: verdict or error, variants, steps, money."""
+    report = completed(report)
     parts = [f"## {text(report['run']['name'])}: {STATUS_WORDS.get(report['status'], '')}"]
     parts.append(_error(report["error"]) if report["error"] else _verdict(report))
     if report["variants"]:

@@ -38,11 +38,13 @@ def intervals(steps: list[Json]) -> Markup:
 
 def _interval_row(step: Json, scale: Scale) -> Markup:
     predicted, measured, comparison = step["predicted"], step["measured"], step["comparison"]
-    low, high = scale(predicted["low"]), scale(predicted["high"])
-    marks = [
-        tag("i", class_="band", style=f"left:{low}%;width:{round(max(high - low, 0.4), 2)}%"),
-        tag("i", class_="pin", style=f"left:{scale(predicted['seconds'])}%"),
-    ]
+    marks = []
+    if figures.is_number(predicted["low"]) and figures.is_number(predicted["high"]):
+        low, high = scale(predicted["low"]), scale(predicted["high"])
+        width = round(max(high - low, 0.4), 2)
+        marks.append(tag("i", class_="band", style=f"left:{low}%;width:{width}%"))
+    if figures.is_number(predicted["seconds"]):
+        marks.append(tag("i", class_="pin", style=f"left:{scale(predicted['seconds'])}%"))
     if comparison:
         state = "dot" if comparison["within_interval"] else "dot miss"
         state += " cached" if step["cached"] else ""
@@ -64,10 +66,10 @@ def _interval_row(step: Json, scale: Scale) -> Markup:
 
 def latencies(variants: list[Json], limit_ms: float | None) -> Markup:
     """p50, p90 and p99 of each variant on one axis, with the limit that the spec sets."""
-    rows = [v for v in variants if (v.get("latency_ms") or {}).get("p50") is not None]
+    rows = [v for v in variants if all(map(figures.is_number, _quantiles(v)))]
     if not rows:
         return Markup()
-    values = [v["latency_ms"][q] for v in rows for q in ("p50", "p90", "p99")]
+    values = [value for row in rows for value in _quantiles(row)]
     near = limit_ms is not None and limit_ms <= 4 * max(values)
     scale = linear([0.0, *values, *([limit_ms] if near and limit_ms else [])], from_zero=True)
     body = [_latency_row(row, scale, limit_ms if near else None) for row in rows]
@@ -88,8 +90,13 @@ def latencies(variants: list[Json], limit_ms: float | None) -> Markup:
     return tag("figure", tag("p", *legend, class_="legend"), *body, axis, class_="intervals")
 
 
+def _quantiles(row: Json) -> list[Any]:
+    latency = row.get("latency_ms") or {}
+    return [latency.get(quantile) for quantile in ("p50", "p90", "p99")]
+
+
 def _latency_row(row: Json, scale: Scale, limit_ms: float | None) -> Markup:
-    p50, p90, p99 = (row["latency_ms"][q] for q in ("p50", "p90", "p99"))
+    p50, p90, p99 = _quantiles(row)
     left, right = scale(p50), scale(p99)
     marks = [
         tag("i", class_="band", style=f"left:{left}%;width:{round(right - left, 2)}%"),

@@ -1,0 +1,196 @@
+"""The terminal: nothing moves or glows where nobody looks, and a manager can read the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from components.contract import DataError
+from components.runtime import emit_event
+from pipelines.report import collect_report
+from pipelines.terminal import LiveView, print_error, print_plan, print_receipt
+from tests.receipts import Receipts, rich_plan, without_price
+
+
+def screen(*, terminal: bool = False, width: int = 140) -> Console:
+    return Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=width,
+        markup=False,
+        highlight=False,
+        legacy_windows=False,
+    )
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def words(line: str) -> str:
+    return " ".join(line.split())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_plan_reads_as_a_table() -> None:
+    to = screen()
+    print_plan(rich_plan(), to=to)
+    text = shown(to)
+    assert "time  9 min 30 s (7 min 36 s – 12 min 21 s), deadline 2h" in text
+    assert "cost  $0.046 ($0.037 – $0.060), budget $5.00" in text
+    assert "train on 1 × g5.xlarge, spot" in text
+    assert "→   1 x node-7" in text
+    assert "cheapest inside deadline and budget" in text
+    assert "First-order" not in text
+    assert "\x1b" not in text
+
+
+def test_explained_plan_has_the_first_order_formula_and_storage() -> None:
+    to = screen(width=200)
+    print_plan(rich_plan(), explain=True, to=to)
+    text = shown(to)
+    assert "T = D/(B n)" in text
+    assert "1,840 considered, 1,210 pruned, 212 feasible" in text
+    assert "read once an epoch by train" in text
+    assert text.count("the cheapest that fits") > 10
+
+
+def test_plan_without_prices_says_how_to_get_them() -> None:
+    to = screen()
+    print_plan(without_price(rich_plan()), to=to)
+    assert "objective.here_usd_per_hour" in shown(to)
+    assert "$0" not in shown(to)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    to = screen(width=width)
+    print_plan(rich_plan(), explain=True, to=to)
+    assert max(len(line) for line in shown(to).splitlines()) <= width
+
+
+def test_receipt_tells_variants_steps_and_files(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path)
+    run.finish_before(None)
+    report = collect_report(run.store, run.run_id, run.plan, "succeeded")
+    report["artifacts"]["report_html"] = "report.html"
+    to = screen()
+    print_receipt(report, folder=Path("runs/x"), to=to)
+    text = shown(to)
+    assert "int8 keeps 0.438 of 0.441 entity F1, 4.0× smaller, 3.1× faster" in text
+    assert "runs/x/report.html" in text
+    assert "+7 %" in text
+    assert "2 min 08 s" in text
+
+
+def test_receipt_of_a_failed_run_says_what_is_kept(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path)
+    run.finish_before("train")
+    run.fail("train", DataError("bad"))
+    report = collect_report(run.store, run.run_id, run.plan, "step_failed")
+    to = screen()
+    print_receipt(report, to=to)
+    assert "bad input at step train; 3 of 15 steps are kept" in shown(to)
+
+
+def test_error_shows_remedy_and_no_markup_or_escapes() -> None:
+    to = screen()
+    print_error(DataError("line 1: [bold]x[/bold]\x1b[31m\nline 2: y", remedy="fix [it]"), to=to)
+    assert shown(to) == (
+        "suanli: line 1: [bold]x[/bold]\ufffd[31m\nline 2: y\n  remedy: fix [it]\n"
+    )
+
+
+def run_events(view: LiveView, clock: Clock) -> None:
+    for event in (
+        {"step": "ingest", "event": "started", "time": clock.now},
+        {"step": "ingest", "event": "progress", "fraction": 0.5, "message": "rows", "rows": 10},
+        {"step": "ingest", "event": "finished", "seconds": 31.0},
+        {"step": "decide", "event": "cached", "seconds": 30.0},
+        {"step": "train", "event": "started", "time": clock.now},
+        {"step": "train", "event": "failed", "message": "bad\nthing [x]\x1b[0m"},
+        {"step": "unknown", "event": "invented"},
+        {},
+    ):
+        view.handle(event)
+
+
+def test_without_a_terminal_each_event_is_one_plain_line() -> None:
+    to, clock = screen(), Clock()
+    with LiveView(rich_plan(), to=to, clock=clock) as view:
+        run_events(view, clock)
+    lines = shown(to).splitlines()
+    assert lines[0] == "newsroom-ner: 16 steps, about 9 min 30 s"
+    assert words(lines[1]) == "ingest started predicted 30 s (24 s – 39 s)"
+    assert words(lines[2]) == "✓ ingest 31 s predicted 30 s (24 s – 39 s)"
+    assert lines[3].split()[:2] == ["↺", "decide"]
+    assert words(lines[-1]) == "✗ train bad thing [x]\ufffd[0m"
+    assert "\x1b" not in shown(to)
+
+
+@pytest.mark.parametrize("mode", ["quiet", "json"])
+def test_quiet_and_json_say_nothing(mode: str) -> None:
+    to, clock = screen(terminal=True), Clock()
+    with LiveView(rich_plan(), mode=mode, to=to, clock=clock) as view:
+        run_events(view, clock)
+    assert shown(to) == ""
+
+
+def live_text(view: LiveView) -> str:
+    to = screen()
+    to.print(view._render())
+    return shown(to)
+
+
+def test_progress_tells_eta_and_money_so_far() -> None:
+    clock = Clock()
+    plan = rich_plan()
+    view = LiveView(plan, to=screen(terminal=True), clock=clock)
+    view.handle({"step": "train", "event": "started", "time": clock.now})
+    clock.now += 60.0
+    figures = {"fraction": 0.25, "message": "epoch 1/4", "loss": 0.4123, "tokens_per_s": 5000.0}
+    view.handle({"step": "train", "event": "progress", "time": clock.now, **figures})
+    text = live_text(view)
+    # a quarter took one minute: three are left of train, and 15 other steps of 30 s
+    assert "epoch 1/4 · loss 0.4123 · tokens per s 5000 · 3 min 00 s left" in text
+    assert "0 of 16 steps · 1 min 00 s · about 10 min 30 s left · $0.017 so far" in text
+
+
+def test_without_prices_there_is_no_money_in_the_progress() -> None:
+    clock = Clock()
+    view = LiveView(without_price(rich_plan()), to=screen(terminal=True), clock=clock)
+    view.handle({"step": "train", "event": "started", "time": clock.now})
+    assert "$" not in live_text(view)
+
+
+def test_view_understands_the_log_that_the_runtime_writes(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path)
+    emit_event(run.store, "r", "ingest", "started", {})
+    emit_event(run.store, "r", "ingest", "finished", {"seconds": 2.0})
+    log = tmp_path / "store" / "hot" / "runs" / "r" / "events.jsonl"
+    to = screen()
+    with LiveView(rich_plan(), to=to) as view:
+        for line in log.read_text().splitlines():
+            view.handle(json.loads(line))
+    assert "✓ ingest" in shown(to)
+
+
+def test_hostile_step_names_cannot_move_the_cursor() -> None:
+    plan = rich_plan()
+    steps = (dataclasses.replace(plan.steps[0], step="x\x1b[2J", why="\x07"), *plan.steps[1:])
+    to = screen()
+    print_plan(dataclasses.replace(plan, steps=steps, notes=("\x1b]0;title\x07",)), to=to)
+    assert not {"\x1b", "\x07"} & set(shown(to))
