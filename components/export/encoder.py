@@ -1,0 +1,267 @@
+"""Write a BERT-family encoder as a fused graph, straight from its weights.
+
+No tracing and no pattern matching: one EmbedLayerNormalization, then for each layer Attention,
+SkipLayerNormalization and BiasGelu between the matrix products, with each layer's own head count.
+What no output depends on is not computed: a classifier that reads only the first token runs the
+last layer's output projection and feed-forward for that token alone. Positions beyond the exported
+length and the constant segment embedding are folded away.
+
+A model this reader does not know exactly is refused; the export step then tries a traced graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from components.contract import DataError
+from components.lib import onnx_graph
+
+FAMILIES = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta", "camembert": "roberta"}
+GELU = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+
+
+@dataclass(slots=True)
+class Graph:
+    """Collects nodes and weights under generated names."""
+
+    kind: Any = np.float32
+    nodes: list[Any] = field(default_factory=list)
+    tensors: list[Any] = field(default_factory=list)
+
+    def weight(self, name: str, value: Any, kind: Any = None) -> str:
+        """Add an initializer and return its name."""
+        from onnx import numpy_helper
+
+        array = np.ascontiguousarray(np.asarray(value), dtype=kind or self.kind)
+        self.tensors.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(
+        self, operator: str, inputs: list[str], name: str, *, outputs: int = 1, **attributes: Any
+    ) -> str:
+        """Add a node and return its first output, which carries the node's name."""
+        from onnx import helper
+
+        standard = operator in (
+            "Add", "Cast", "Gather", "Gemm", "LayerNormalization", "MatMul", "Relu", "Tanh",
+            "Identity", "Unsqueeze",
+        )  # fmt: skip
+        names = [name] + [f"{name}.{index}" for index in range(1, outputs)]
+        domain = "" if standard else onnx_graph.MICROSOFT
+        made = helper.make_node(operator, inputs, names, name=name, domain=domain, **attributes)
+        self.nodes.append(made)
+        return name
+
+
+def build(model: Any, task: str, max_length: int, *, half: bool = False) -> Any:
+    """Return the fused graph of `model` as a ModelProto.
+
+    Args:
+        model: a transformers BERT or RoBERTa with a task head, pruned or not, in fp32.
+        task: decides the output: a row a token, or a row a sequence.
+        max_length: longest sequence the graph takes; later position embeddings are left out.
+        half: fp16 weights and arithmetic, fp32 logits (CUDA kernels).
+
+    Raises:
+        DataError: not a model this writer knows.
+    """
+    from onnx import TensorProto, helper
+
+    config = model.config
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise DataError(f"{config.model_type} is not an encoder of the BERT family")
+    if getattr(config, "is_decoder", False) or config.hidden_act not in (*GELU, "relu"):
+        raise DataError(f"{config.model_type} with hidden_act {config.hidden_act}, decoder or not")
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        raise DataError("position embeddings are not absolute")
+    graph = Graph(np.float16 if half else np.float32)
+    body = getattr(model, model.base_model_prefix)
+    pairs = task == "text-pair-ranking" and config.type_vocab_size > 1
+    hidden, mask = embed(graph, body.embeddings, config, max_length, pairs=pairs)
+    layers = list(body.encoder.layer)
+    first_only = task != "token-classification"
+    for number, layer in enumerate(layers):
+        last = first_only and number == len(layers) - 1
+        hidden = encode(graph, layer, hidden, mask, config, f"layer{number}", first_only=last)
+    logits = head(graph, model, body, hidden, task)
+    graph.node("Cast", [logits], "logits", to=TensorProto.FLOAT) if half else graph.node(
+        "Identity", [logits], "logits"
+    )
+    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if pairs else [])
+    shape = ["batch", "length"]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in names]
+    shape = ["batch", "labels"] if first_only else ["batch", "length", "labels"]
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
+    made = helper.make_graph(graph.nodes, "suanli", inputs, [output], graph.tensors)
+    opsets = [
+        helper.make_opsetid("", onnx_graph.OPSET),
+        helper.make_opsetid(onnx_graph.MICROSOFT, 1),
+    ]
+    return helper.make_model(made, opset_imports=opsets, ir_version=onnx_graph.IR_VERSION)
+
+
+def array(parameter: Any) -> np.ndarray:
+    """Return a torch parameter as fp32 numpy."""
+    return parameter.detach().float().numpy()
+
+
+def embed(
+    graph: Graph, embeddings: Any, config: Any, max_length: int, *, pairs: bool
+) -> tuple[str, str]:
+    """Add the embeddings; returns the hidden states and the sequences' lengths (1-D mask)."""
+    from onnx import TensorProto
+
+    # RoBERTa counts positions from padding_idx + 1; padding is on the right here.
+    shift = config.pad_token_id + 1 if FAMILIES[config.model_type] == "roberta" else 0
+    positions = array(embeddings.position_embeddings.weight)[shift : shift + max_length]
+    if len(positions) < max_length:
+        raise DataError(
+            f"max_length {max_length} is beyond the model's {len(positions)} positions",
+            remedy="lower training.max_length",
+        )
+    segments = array(embeddings.token_type_embeddings.weight)
+    ids = graph.node("Cast", ["input_ids"], "ids", to=TensorProto.INT32)
+    mask = graph.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+    types, table = "", ""
+    if pairs:
+        types = graph.node("Cast", ["token_type_ids"], "types", to=TensorProto.INT32)
+        table = graph.weight("segment", segments)
+    else:
+        positions = positions + segments[0]
+    inputs = [
+        ids,
+        types,
+        graph.weight("word", array(embeddings.word_embeddings.weight)),
+        graph.weight("position", positions),
+        table,
+        *norm(graph, embeddings.LayerNorm, "embeddings.norm"),
+        mask,
+    ]
+    out = graph.node(
+        "EmbedLayerNormalization",
+        inputs,
+        "embeddings",
+        outputs=2,
+        epsilon=float(embeddings.LayerNorm.eps),
+    )
+    return out, f"{out}.1"
+
+
+def norm(graph: Graph, module: Any, name: str) -> list[str]:
+    """Add a layer norm's weights."""
+    return [
+        graph.weight(f"{name}.scale", array(module.weight)),
+        graph.weight(f"{name}.shift", array(module.bias)),
+    ]
+
+
+def encode(
+    graph: Graph, layer: Any, hidden: str, mask: str, config: Any, name: str, *, first_only: bool
+) -> str:
+    """Add one encoder layer; with `first_only`, of everything after attention only the first
+    token's row."""
+    attention, output = layer.attention.self, layer.attention.output
+    heads = attention.query.weight.shape[0] // (config.hidden_size // config.num_attention_heads)
+    residual = first_token(graph, hidden, f"{name}.residual") if first_only else hidden
+    mixed = None
+    if heads:
+        parts = (attention.query, attention.key, attention.value)
+        weight = np.concatenate([array(part.weight) for part in parts])
+        bias = np.concatenate([array(part.bias) for part in parts])
+        mixed = graph.node(
+            "Attention",
+            [
+                hidden,
+                graph.weight(f"{name}.qkv", weight.T),
+                graph.weight(f"{name}.qkv.bias", bias),
+                mask,
+            ],
+            f"{name}.attention",
+            num_heads=heads,
+            **({} if heads * 3 * weight.shape[1] == weight.shape[0] * heads else _sizes(weight)),
+        )
+        mixed = first_token(graph, mixed, f"{name}.first") if first_only else mixed
+    hidden = add_norm(graph, mixed, output.dense, residual, output.LayerNorm, f"{name}.mix")
+    return feed_forward(graph, layer, hidden, config, name)
+
+
+def _sizes(weight: np.ndarray) -> dict[str, Any]:
+    """Pruned heads: the projection is narrower than the residual stream."""
+    return {"qkv_hidden_sizes": [weight.shape[0] // 3] * 3}
+
+
+def feed_forward(graph: Graph, layer: Any, hidden: str, config: Any, name: str) -> str:
+    """Add the feed-forward half of a layer."""
+    wide, narrow = layer.intermediate.dense, layer.output
+    inner = None
+    if wide.weight.shape[0]:
+        product = graph.node(
+            "MatMul",
+            [hidden, graph.weight(f"{name}.wide", array(wide.weight).T)],
+            f"{name}.wide.product",
+        )
+        bias = graph.weight(f"{name}.wide.bias", array(wide.bias))
+        if config.hidden_act == "relu":
+            product = graph.node("Add", [product, bias], f"{name}.wide.sum")
+            inner = graph.node("Relu", [product], f"{name}.active")
+        else:
+            inner = graph.node(GELU[config.hidden_act], [product, bias], f"{name}.active")
+    return add_norm(graph, inner, narrow.dense, hidden, narrow.LayerNorm, f"{name}.out")
+
+
+def add_norm(
+    graph: Graph, inner: str | None, dense: Any, residual: str, module: Any, name: str
+) -> str:
+    """Project `inner`, add bias and residual, normalise. `inner` None: everything was pruned, and
+    only the bias is left."""
+    bias = graph.weight(f"{name}.bias", array(dense.bias))
+    scale, shift = norm(graph, module, f"{name}.norm")
+    if inner is None:
+        total = graph.node("Add", [residual, bias], f"{name}.sum")
+        return graph.node(
+            "LayerNormalization", [total, scale, shift], name, epsilon=float(module.eps), axis=-1
+        )
+    weight = graph.weight(f"{name}.weight", array(dense.weight).T)
+    product = graph.node("MatMul", [inner, weight], f"{name}.product")
+    return graph.node(
+        "SkipLayerNormalization",
+        [product, residual, scale, shift, bias],
+        name,
+        epsilon=float(module.eps),
+    )
+
+
+def first_token(graph: Graph, source: str, name: str) -> str:
+    """Keep (batch, 1, width): the first token of every sequence."""
+    index = graph.weight(f"{name}.index", [0], np.int64)
+    return graph.node("Gather", [source, index], name, axis=1)
+
+
+def head(graph: Graph, model: Any, body: Any, hidden: str, task: str) -> str:
+    """Add the task's head on (batch, length or 1, width)."""
+    if task == "token-classification":
+        return linear(graph, model.classifier, hidden, "classifier")
+    index = graph.weight("head.index", np.array(0), np.int64)
+    first = graph.node("Gather", [hidden, index], "head.first", axis=1)
+    if getattr(body, "pooler", None) is not None:  # BERT
+        pooled = linear(graph, body.pooler.dense, first, "pooler")
+        return linear(graph, model.classifier, tanh(graph, pooled, "pooled"), "classifier")
+    if hasattr(model.classifier, "out_proj"):  # RoBERTa
+        pooled = linear(graph, model.classifier.dense, first, "pooler")
+        return linear(graph, model.classifier.out_proj, tanh(graph, pooled, "pooled"), "classifier")
+    raise DataError(f"{type(model).__name__} has a head this writer does not know")
+
+
+def tanh(graph: Graph, source: str, name: str) -> str:
+    return graph.node("Tanh", [source], name)
+
+
+def linear(graph: Graph, module: Any, source: str, name: str) -> str:
+    """Add a matrix product with bias."""
+    weight = graph.weight(f"{name}.weight", array(module.weight).T)
+    product = graph.node("MatMul", [source, weight], f"{name}.product")
+    return graph.node("Add", [product, graph.weight(f"{name}.bias", array(module.bias))], name)

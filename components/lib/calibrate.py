@@ -1,0 +1,76 @@
+"""Ranges of activations on training data, for static quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.contract import DataError
+from components.lib import onnx_graph
+
+# Rows of the training split that are run; ranges move little beyond a few hundred.
+CALIBRATION_ROWS = 256
+# The outermost share of values on each side is clipped: LayerNorm outputs have outliers that would
+# cost everyone else their resolution.
+CLIPPED_SHARE = 1e-5
+
+
+def calibration_rows(lengths: NDArray[Any], seed: int = 0) -> NDArray[Any]:
+    """Choose rows at random.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not len(lengths):
+        raise DataError(
+            "calibration data is empty: the train split has no rows",
+            remedy="int8-static needs training data; use int8, which measures at run time",
+        )
+    return np.random.default_rng(seed).permutation(len(lengths))[:CALIBRATION_ROWS]
+
+
+def ranges(
+    model: Any, names: Sequence[str], feeds: Sequence[dict[str, NDArray[Any]]]
+) -> dict[str, tuple[float, float]]:
+    """Run a fused fp32 graph on `feeds` and return (low, high) of each activation in `names`.
+
+    Only real tokens count: padded positions hold values that no result depends on.
+    """
+    import onnx
+    import onnxruntime as ort
+    from onnx import helper
+
+    if not feeds:
+        calibration_rows(np.empty(0))
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    for name in names:
+        kind = onnx.TensorProto.FLOAT
+        watched.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(_bytes(watched), options, providers=["CPUExecutionProvider"])
+    lows: dict[str, list[float]] = {name: [] for name in names}
+    highs: dict[str, list[float]] = {name: [] for name in names}
+    for feed in feeds:
+        mask = feed.get("attention_mask")
+        for name, value in zip(names, session.run(list(names), feed), strict=True):
+            real = value
+            if mask is not None and value.ndim == 3 and value.shape[:2] == mask.shape:
+                real = value[mask.astype(bool)]
+            low, high = np.quantile(real, [CLIPPED_SHARE, 1 - CLIPPED_SHARE])
+            lows[name].append(float(low))
+            highs[name].append(float(high))
+    return {name: (min(lows[name]), max(highs[name])) for name in names}
+
+
+def _bytes(model: Any) -> bytes:
+    if model.ByteSize() > onnx_graph.EXTERNAL_DATA_BYTES:
+        raise DataError(
+            "static quantisation of models beyond 1.5 GB is not supported",
+            remedy="use int8 (dynamic)",
+        )
+    return model.SerializeToString()
