@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import SpecError, SuanliError
+from pipelines.cli_cluster import Tools, add_commands
 
 EXIT_INTERRUPTED = 130
 DEFAULT_WORKDIR = Path("runs")
@@ -68,6 +69,18 @@ def parser() -> argparse.ArgumentParser:
     compile_.add_argument("--namespace", default="suanli", help="for --format manifest")
     _add_compiling(compile_)
     _add_planning(compile_)
+
+    add_commands(
+        commands,
+        Tools(
+            command=_command,
+            add_planning=_add_planning,
+            add_compiling=_add_compiling,
+            make_plan=lambda arguments: _make_plan(arguments, here=False)[1],
+            compile_plan=_compile_plan,
+            images=_images,
+        ),
+    )
 
     report = _command(commands, "report", _report, "rebuild a run's receipt")
     report.add_argument("rundir", type=Path)
@@ -179,6 +192,12 @@ def _images(arguments: argparse.Namespace) -> dict[str, str]:
             )
         images[family] = image
     return images
+
+
+def _compile_plan(arguments: argparse.Namespace, plan: Any) -> str:
+    from pipelines.dag import compile_pipeline
+
+    return compile_pipeline(plan, images=_images(arguments), queue=arguments.queue)
 
 
 def _compile(arguments: argparse.Namespace) -> int:

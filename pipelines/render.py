@@ -98,6 +98,16 @@ def rendered_files(plan: Plan, ir_yaml: str, options: RenderOptions) -> dict[str
     return files
 
 
+def local_sources(plan: Plan) -> list[str]:
+    """Return a warning for each source that only this machine can read."""
+    located = plan.step("ingest").arguments.get("data") or {}
+    return [
+        f"data.{split}.uri {part['uri']} is a local path: pods see it only if it is mounted there"
+        for split, part in located.items()
+        if isinstance(part, dict) and part.get("uri") and "://" not in part["uri"]
+    ]
+
+
 def check_no_secrets(plan: Plan) -> None:
     """Refuse URIs with credentials in them: everything rendered is readable by many.
 
