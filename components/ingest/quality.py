@@ -19,6 +19,7 @@ NEAR_SHARE = 0.8
 SHINGLE_WORDS = 3
 # Near duplicates are looked for among this many rows of each split; exact ones among all.
 NEAR_ROWS = 25_000
+SKETCHED_WORDS = 256  # a long document is known by its beginning
 PAIRS_A_ROW = 16  # candidates looked at for one row and band
 _GENERATOR = np.random.default_rng(20_061)
 # Multiply-shift hashing (Dietzfelbinger 1997): odd 64-bit factors, the high 32 bits of the product.
@@ -31,7 +32,7 @@ def sketch(example: Example) -> bytes:
     words = example.text if isinstance(example.text, list) else example.text.split()
     if len(words) < SHINGLE_WORDS + 2:
         words = list(" ".join(words))  # short or Chinese text: triples of characters
-    text = [word.casefold() for word in words]
+    text = [word.casefold() for word in words[:SKETCHED_WORDS]]
     shingles = {
         zlib.crc32(" ".join(text[n : n + SHINGLE_WORDS]).encode())
         for n in range(max(1, len(text) - SHINGLE_WORDS + 1))
