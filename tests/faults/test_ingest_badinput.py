@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
-from components.contract import SuanliError
+from components.contract import DataError, SpecError, SuanliError
 from components.ingest.readers.json_rows import parse, read_json
 from components.ingest.readers.tabular import read_cells
 from components.ingest.scan import scan
@@ -37,7 +38,7 @@ def test_json_documents(path):
         if path.name.startswith("y_"):
             assert parse(text, path, 1) == json.loads(text)
         else:
-            with pytest.raises(SuanliError, match=path.name):
+            with pytest.raises(SuanliError, match=re.escape(path.name)):
                 parse(text, path, 1)
     # As a source it is no classification data: always a clear error.
     with pytest.raises(SuanliError) as caught:
@@ -49,10 +50,8 @@ def test_json_documents(path):
     assert str(caught.value)
 
 
-@pytest.mark.parametrize("path", JSON, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", JSON[::8], ids=lambda p: p.name)
 def test_json_files_through_the_whole_step(path, tmp_path):
-    if path.stat().st_size % 7:  # the reader sees all above; the whole step a seventh of them
-        return
     source = {"uri": str(path)}
     with pytest.raises(SuanliError) as caught:
         ingest(
@@ -64,6 +63,8 @@ def test_json_files_through_the_whole_step(path, tmp_path):
 @pytest.mark.parametrize("path", CSV, ids=lambda p: p.name)
 def test_csv_spectrum_is_read_right(path):
     expected = json.loads((path.parents[1] / "json" / f"{path.stem}.json").read_text())
+    if isinstance(expected, dict):
+        expected = [expected]
     cells = [row for _, row in read_cells(path, tabs=False)]
     found = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
     assert [{k: v.replace("\r\n", "\n") for k, v in row.items()} for row in found] == [
@@ -113,7 +114,7 @@ def test_naughty_strings_as_csv(naughty, tmp_path):
         writer = csv.writer(stream)
         writer.writerow(["text", "label"])
         writer.writerows((text, str(n % 3)) for n, text in enumerate(texts))
-    data = dict.fromkeys(("train", "validation", "test"), {"uri": str(path)})
+    data = {s: {"uri": str(path)} for s in ("train", "validation", "test")}
     _, manifest = ingest(tmp_path, data, "text-classification")
     assert manifest["splits"]["train"]["rows"] == len(texts)
 
@@ -121,7 +122,7 @@ def test_naughty_strings_as_csv(naughty, tmp_path):
 def test_naughty_strings_as_column_and_file_names(naughty, tmp_path):
     inside = tmp_path / "inside"
     before = set(tmp_path.iterdir()) | {inside}
-    for number, name in enumerate(naughty[::9]):
+    for number, name in enumerate(naughty[::23]):
         file = name.replace("/", "_").replace("\0", "_")[:60] or "x"
         if len(file.encode()) > 200 or file in (".", ".."):
             continue
@@ -129,8 +130,8 @@ def test_naughty_strings_as_column_and_file_names(naughty, tmp_path):
         data = {**dict.fromkeys(("train", "validation", "test"), entry), "columns": {"label": name}}
         try:
             _, manifest = ingest(inside / "w", data, "text-classification")
-        except SuanliError as error:
-            assert error.exit_code == 2
+        except (DataError, SpecError):
+            continue  # both leave with exit code 2
         else:
             assert manifest["labels"] == ["b"]
             assert "/" not in manifest["sources"][0]["uri"]
