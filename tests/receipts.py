@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from components.contract import Hardware, StepReport, error_document
+from components.contract import DataError, Hardware, StepReport, error_document
 from components.runtime import emit_event
 from components.storage import Store, Tiers
 from pipelines.plan import Alternative, Estimate, Plan
@@ -16,6 +17,7 @@ from tests.plans import GIB, sample_plan
 
 RUN_ID = "20260101-120000-abcdef"
 MIB = 1 << 20
+NAMES = ("newsroom-ner", "news-topics", "search-ranking")
 LABELS = ["O", "B-person", "I-person", "B-location", "I-location"]
 HARDWARE = Hardware(
     cpu_model="AMD EPYC",
@@ -266,3 +268,76 @@ def without_price(plan: Plan) -> Plan:
     one = dataclasses.replace(plan.alternatives[7], usd=None, node="here", capacity="here")
     return dataclasses.replace(plan, steps=steps, usd=None, alternatives=(one,),
                                seconds=Estimate(value=400.0, low=300.0, high=500.0))  # fmt: skip
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "' onmouseover='alert(1)",
+    "<!--",
+    "]]>",
+    "&lt;script&gt;",
+    "\u202etxt.exe",
+    "\x1b[31mred\x00",
+    "\ud800",
+    "",
+]
+
+
+def hostile_run(folder: Path, strings: list[str]) -> Receipts:
+    """A run whose labels, names, errors and nodes are all hostile."""
+    plan = rich_plan()
+    alternatives = tuple(
+        dataclasses.replace(a, label=s, reason=s, node=s)
+        for a, s in zip(plan.alternatives, strings * 36, strict=False)
+    )
+    plan = dataclasses.replace(plan, alternatives=alternatives, notes=tuple(strings))
+    labels = [f"{index}{text}" for index, text in enumerate(strings)]
+    run = Receipts(folder=folder, plan=plan, labels=labels)
+    run.finish_before("publish")
+    run.fail("publish", DataError(strings[0], remedy=strings[1]))
+    return run
+
+
+def many_receipts(count: int) -> list[dict[str, Any]]:
+    """Receipts of `count` runs of three specs, whose predictions get better; every 40th run of the
+    first spec loses quality and every 50th costs double."""
+    receipts = []
+    for index in range(count):
+        start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=index)
+        error = 0.4 / (1 + index / 60) * (1 + 0.3 * math.sin(index))
+        usd = 0.05 * (2.0 if index % 50 == 49 else 1 + 0.05 * math.sin(index * 1.7))
+        quality = 0.44 + 0.004 * math.sin(index * 0.9) - (0.05 if index % 40 == 39 else 0.0)
+        seconds = 100.0 * (1 + 0.05 * math.sin(index))
+        failed = index % 37 == 36
+        receipts.append(
+            {
+                "schema_version": 1,
+                "status": "step_failed" if failed else "succeeded",
+                "error": {"step": "train", "message": "out of memory"} if failed else None,
+                "run": {
+                    "run_id": f"run-{index:04}",
+                    "name": NAMES[index % 3],
+                    "task": "token-classification",
+                    "started_at": start.isoformat(),
+                },
+                "quality": {
+                    "metric": "entity_f1",
+                    "split": "test",
+                    "tuned": quality + 0.003,
+                    "selected": None if failed else quality,
+                    "max_quality_drop": 0.01,
+                },
+                "selected": None if failed else "int8",
+                "cost": {"predicted_usd": 0.05, "measured_usd": usd},
+                "steps": [
+                    {
+                        "name": "train",
+                        "predicted": {"seconds": seconds / (1 + error), "low": 1.0, "high": 200.0},
+                        "measured": {"seconds": seconds, "usd": usd},
+                    }
+                ],
+            }
+        )
+    return receipts

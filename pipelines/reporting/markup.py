@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pipelines.reporting import figures
@@ -81,12 +81,13 @@ def number(value: object, formatter: figures.Formatter) -> Markup:
 
 def table(
     caption: str,
-    heads: list[str],
+    heads: Sequence[object],
     rows: Iterable[list[object]],
     *,
     row_classes: list[str] | None = None,
     text: Collection[int] = (0,),
     class_: str = "",
+    sortable: bool = False,
 ) -> Markup:
     """A table whose first column heads its rows; columns not in `text` hold numbers.
 
@@ -105,6 +106,7 @@ def table(
         tag("thead", tag("tr", *head)),
         tag("tbody", *body),
         class_=class_ or None,
+        data_sortable=sortable,
     )
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 

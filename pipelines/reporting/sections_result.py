@@ -14,7 +14,7 @@ MAX_LABEL_ROWS = 40
 MAX_CONFUSIONS = 15
 
 
-def section(title: str, lead: object, *content: object, id_: str) -> Markup:
+def section(title: object, lead: object, *content: object, id_: str) -> Markup:
     """A section with its heading and one explaining sentence beside the content."""
     body = [part for part in content if part]
     if not body:

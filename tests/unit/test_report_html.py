@@ -14,7 +14,7 @@ import pytest
 from components.contract import DataError
 from pipelines.report import collect_report, render_html, render_markdown, with_own_step
 from pipelines.reporting.markup import Markup, embedded_json, escape, tag
-from tests.receipts import Receipts, rich_plan
+from tests.receipts import HOSTILE, Receipts, hostile_run
 from tests.support import SHARED, needs_shared
 
 VOID = {"meta", "link", "br", "hr", "img", "path", "line", "rect", "circle", "polyline"}
@@ -131,38 +131,6 @@ def test_failed_run_puts_error_and_remedy_first(run: Receipts) -> None:
     assert main.index("three columns") < main.index("give two") < main.index('id="steps"')
     assert main.index('id="steps"') < main.index('id="decision"')
     assert 'id="variants"' not in main  # nothing was evaluated: no table of dashes
-
-
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '"><svg onload=alert(1)>',
-    "' onmouseover='alert(1)",
-    "<!--",
-    "]]>",
-    "&lt;script&gt;",
-    "\u202etxt.exe",
-    "\x1b[31mred\x00",
-    "\ud800",
-    "",
-]
-
-
-def hostile_run(folder: Path, strings: list[str]) -> Receipts:
-    """A run whose labels, names, errors and nodes are all hostile."""
-    import dataclasses
-
-    plan = rich_plan()
-    alternatives = tuple(
-        dataclasses.replace(a, label=s, reason=s, node=s)
-        for a, s in zip(plan.alternatives, strings * 36, strict=False)
-    )
-    plan = dataclasses.replace(plan, alternatives=alternatives, notes=tuple(strings))
-    labels = [f"{index}{text}" for index, text in enumerate(strings)]
-    run = Receipts(folder=folder, plan=plan, labels=labels)
-    run.finish_before("publish")
-    run.fail("publish", DataError(strings[0], remedy=strings[1]))
-    return run
 
 
 def assert_harmless(text: str) -> None:

@@ -1,0 +1,155 @@
+"""history.html: the page over many runs, as self-contained as the receipt of one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from pipelines.reporting import figures
+from pipelines.reporting.charts import axes, dots, line, thin_out
+from pipelines.reporting.history import WINDOW, history
+from pipelines.reporting.html import page
+from pipelines.reporting.markup import Markup, embedded_json, escape, join, name, number, table, tag
+from pipelines.reporting.scale import linear
+from pipelines.reporting.sections_result import section
+from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
+
+Json = dict[str, Any]
+SHOWN_NAMES = 6  # specs with charts of their own; the table has every run
+PANELS: tuple[tuple[str, str, figures.Formatter], ...] = (
+    ("usd", "cost of a run", figures.usd),
+    ("seconds", "time of a run", figures.seconds),
+    ("prediction_error", "prediction error", figures.percent),
+    ("quality", "quality kept", figures.quality),
+)
+
+
+def history_html(reports: Iterable[Json], problems: Iterable[str] = ()) -> str:
+    """Return the page over `reports` (report.json documents, any readable version, any order)."""
+    story = history(reports, problems)
+    parts = [_header(story)]
+    for index, group in enumerate(story["names"][:SHOWN_NAMES]):
+        rows = [row for row in story["rows"] if row["name"] == group["name"]]
+        parts.append(_group(group, rows, f"spec-{index}"))
+    parts.append(_runs(story["rows"]))
+    if story["problems"]:
+        noted = tag("ul", *(tag("li", text) for text in story["problems"]), class_="notes")
+        parts.append(section("Not read", "Files that are no receipt.", noted, id_="problems"))
+    parts.append(tag("script", embedded_json(story), type="application/json", id="history"))
+    return page("History · suanli", join(parts))
+
+
+def _header(story: Json) -> Markup:
+    total = story["all"]
+    words = [number(total["runs"], figures.count), " runs, "]
+    words += [number(total["succeeded"], figures.count), " succeeded"]
+    if total["usd"] is not None:
+        words += [", ", number(total["usd"], figures.usd), " spent"]
+    tiles = []
+    if total["first_error"] is not None:
+        value = number(total["last_error"], figures.percent)
+        note = join(["was ", number(total["first_error"], figures.percent), " in the first runs"])
+        tiles.append(_tile("Prediction error now", value, note))
+    if total["median_usd"] is not None:
+        tiles.append(_tile("A run costs", number(total["median_usd"], figures.usd), "median"))
+    worse = f"worse than the {WINDOW} runs before"
+    tiles.append(_tile("Regressions", number(total["regressed"], figures.count), worse))
+    failed = number(total["failed"], figures.count)
+    tiles.append(_tile("Failed", failed, "did not end with a model"))
+    return tag(
+        "header",
+        tag("p", tag("span", "History"), class_="eyebrow"),
+        tag("h1", *words, "."),
+        tag("dl", *tiles, class_="tiles"),
+        class_="verdict",
+    )
+
+
+def _tile(title: str, value: object, note: object) -> Markup:
+    return tag("div", tag("dt", title), tag("dd", value, class_="big"), tag("dd", note))
+
+
+def _group(group: Json, rows: list[Json], id_: str) -> Markup:
+    lead: list[object] = [number(group["runs"], figures.count), " runs, "]
+    lead += [number(group["regressed"], figures.count), " regressions."]
+    panels = []
+    for key, title, formatter in PANELS:
+        if key == "seconds" and group["usd"] is not None:
+            continue  # money already tells it
+        if key == "quality":
+            metric = next((row["metric"] for row in rows if row["metric"]), None)
+            title = METRIC_NAMES.get(str(metric), str(metric or title))
+        panels.append(_panel(rows, key, title, formatter))
+    grid = tag("div", *[panel for panel in panels if panel], class_="panels")
+    return section(name(group["name"]), join(lead), grid, id_=id_)
+
+
+def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter) -> Markup | None:
+    """Every run as a dot, regressions as diamonds, the running median as a line."""
+    points = [(row["number"], row[key], row) for row in rows if row[key] is not None]
+    if len(points) < 2:
+        return None
+    x = linear([point[0] for point in points], margin=0.0)
+    y = linear([point[1] for point in points], from_zero=key != "quality", margin=0.08)
+    what = {"usd": "cost", "seconds": "time"}.get(key, key)
+    usual, worse = [], []
+    for run_number, value, row in points:
+        marked = any(item["what"] == what for item in row["regressions"])
+        (worse if marked else usual).append((run_number, value))
+    smooth = thin_out(_running_median([(a, b) for a, b, _ in points]))
+    plot = tag(
+        "div",
+        axes(x, y, figures.count, formatter),
+        dots(usual, x, y, "runs"),
+        line(smooth, x, y, "series"),
+        dots(worse, x, y, "runs worse"),
+        class_="area",
+    )
+    last = number(points[-1][1], formatter)
+    first = number(points[0][1], formatter)
+    caption = tag("figcaption", tag("b", title), " · from ", first, " to ", last)
+    return tag("figure", caption, plot, class_="plot panel")
+
+
+def _running_median(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    half = WINDOW // 2
+    return [
+        (x, statistics.median(value for _, value in points[max(0, i - half) : i + half + 1]))
+        for i, (x, _) in enumerate(points)
+    ]
+
+
+def _runs(rows: list[Json]) -> Markup:
+    heads = ["run", "of", "ended", "cost", "time", "prediction error", "quality", "selected",
+             "worse than usual"]  # fmt: skip
+    buttons = [tag("button", head, type="button") for head in heads]
+    lines = [_line(row) for row in reversed(rows)]
+    classes = ["warn" if row["regressions"] else "" for row in reversed(rows)]
+    made = table("Every run, newest first", buttons, lines, row_classes=classes,
+                 text=(0, 1, 2, 7, 8), sortable=True)  # fmt: skip
+    lead = "Newest first; a column's head sorts by it."
+    return section("Every run", lead, made, id_="runs")
+
+
+def _line(row: Json) -> list[object]:
+    ended = STATUS_WORDS.get(row["status"], row["status"])
+    if row["failed_step"]:
+        ended += f" at {row['failed_step']}"
+    worse = [join([item["what"], " (usually ", number(item["usual"], _unit(item["what"])), ")"])
+             for item in row["regressions"]]  # fmt: skip
+    return [
+        join([number(row["number"], figures.count), " ", name(row["run_id"] or "")]),
+        name(row["name"]),
+        escape(ended),
+        number(row["usd"], figures.usd),
+        number(row["seconds"], figures.seconds),
+        number(row["prediction_error"], figures.percent),
+        number(row["quality"], figures.quality),
+        name(row["selected"]) if row["selected"] else tag("span", "–", class_="none"),
+        join(worse, ", "),
+    ]
+
+
+def _unit(what: str) -> figures.Formatter:
+    return {"cost": figures.usd, "time": figures.seconds}.get(what, figures.quality)
