@@ -16,6 +16,7 @@ def model_card(*, name: str, version: int, selection: Json, export: Json, manife
         f"a sequence, ONNX opset {export['opset']}.\n",
         "## Quality\n\n" + _quality(selection),
         "## Variants considered\n\n" + _variants(selection["variants"]),
+        _load(selection),
         _classes(selection),
         "## Does it compute what was trained?\n\n" + _parity(export),
         "## Data\n\n" + _data(manifest),
@@ -62,6 +63,31 @@ def _variants(variants: list[Json]) -> str:
         for row in variants
     ]
     return _table(header, rows)
+
+
+def _load(selection: Json) -> str:
+    rows = []
+    for who, scenarios in (selection.get("load") or {}).items():
+        for scenario in ("SingleStream", "Server", "Offline"):
+            found = scenarios[scenario]
+            rows.append(
+                [
+                    who,
+                    scenario,
+                    "valid" if found["valid"] else f"INVALID: {found['why_invalid']}",
+                    str(found["queries"]),
+                    *("–" if v is None else f"{v:.2f}" for v in found["latency_ms"].values()),
+                    f"{found['samples_per_second']:.1f}",
+                ]
+            )
+    if not rows:
+        return ""
+    header = ["model", "scenario", "verdict", "queries", "p50 ms", "p90 ms", "p99 ms", "mean ms",
+              "samples/s"]  # fmt: skip
+    return (
+        "## Under load\n\nMLPerf's load generator for some seconds each (not a submission):\n\n"
+        + _table(header, rows)
+    )
 
 
 def _classes(selection: Json) -> str:

@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from components.contract import DataError, GateError, SpecError
-from components.lib import interval, quality
+from components.lib import interval, load, quality
 from components.lib.dataset import load_split, read_manifest
 from components.lib.runner import Runner
 from components.runtime import StepContext
@@ -19,6 +19,8 @@ from components.select.rule import Candidate, Promise, judge, pick, table
 
 SELECTION_VERSION = 1
 REFERENCES = ("fp32", "fp16")
+# Seconds of each load scenario for each of the two models; argument `load_s` changes it.
+LOAD_SECONDS = 2.0
 
 
 def run(context: StepContext) -> str:
@@ -40,8 +42,7 @@ def run(context: StepContext) -> str:
         )
     context.progress(0.3, f"{chosen.name} selected")
     graphs = dict(zip([c.name for c in candidates], context.inputs["onnx"], strict=True))
-    with context.phase("quality"):
-        final = score_on_test(context, graphs, reference, chosen.name, promise, seed)
+    final = score_on_test(context, graphs, reference, chosen.name, promise, seed)
     folder = context.folder("selection")
     source = context.fetch(graphs[chosen.name])
     shutil.copytree(source, folder / "model", copy_function=shutil.copyfile)
@@ -113,13 +114,25 @@ def score_on_test(
     manifest = read_manifest(dataset)
     split = load_split(dataset, "test")
     scores: dict[str, quality.Quality] = {}
+    loads: dict[str, Any] = {}
     for name in dict.fromkeys((reference, chosen)):
         runner = Runner(
             context.fetch(graphs[name]),
             device=arguments.get("target", "cpu"),
             threads=int(arguments.get("threads") or 2),
         )
-        scores[name] = quality.assess(runner, split, manifest["task"], manifest["labels"], seed)
+        with context.phase("quality"):
+            scores[name] = quality.assess(runner, split, manifest["task"], manifest["labels"], seed)
+        context.progress(0.6, f"{name}: load generator")
+        with context.phase("load"):
+            loads[name] = load.measure(
+                runner,
+                split,
+                seconds=float(arguments.get("load_s") or LOAD_SECONDS),
+                requests_per_second=arguments.get("requests_per_second"),
+                p99_latency_ms=promise.p99_latency_ms,
+                seed=seed,
+            )
     tuned, selected = scores[reference], scores[chosen]
     drop = interval.drop_of(
         tuned.metric, tuned.counts, selected.counts, budget=promise.max_quality_drop, seed=seed
@@ -140,4 +153,5 @@ def score_on_test(
         "entities": selected.entities,
         "confusion": selected.confusion,
         "test": {"tuned": tuned.to_json(), "selected": selected.to_json()},
+        "load": {"tuned": loads[reference], "selected": loads[chosen]},
     }
