@@ -1,0 +1,220 @@
+"""The rendered folder: deterministic, named by content, restricted, readable, without secrets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.contract import SpecError
+from pipelines.dag import compile_manifest, compile_pipeline
+from pipelines.jobs import RenderOptions
+from pipelines.plan import Plan, plan_from_json
+from pipelines.render import OUTPUTS, local_sources, render, rendered_files
+from pipelines.review import cost_diff_markdown
+from tests.golden_files import check_golden
+from tests.kubernetes_schemas import kubectl, kustomize, problems
+from tests.plans import sample_plan
+from tests.support import needs_shared
+from tests.unit.test_manifests import not_restricted, pod_specs
+
+PLAN = sample_plan()
+IR = compile_pipeline(PLAN)
+# The golden files pin what this module writes; the compiled pipeline has golden files of its own.
+SMALL_IR = """\
+root: {dag: {tasks: {}}}
+components: {}
+deploymentSpec: {executors: {exec-train: {container: {image: "registry/train@sha256:1"}}}}
+"""
+EVERYTHING = RenderOptions(
+    host="http://ml-pipeline.kubeflow:8888",
+    labels={"team": "newsroom", "example.com/cost-centre": "4711"},
+    schedule="30 2 * * 1",
+    queue="research",
+    images={"train": "registry/train@sha256:1"},
+)
+
+
+def with_data(plan: Plan, uri: str) -> Plan:
+    spec = {**plan.spec, "data": {**plan.spec["data"], "train": {"uri": uri}}}
+    ingest = plan.step("ingest")
+    step = dataclasses.replace(ingest, arguments={**ingest.arguments, "data": spec["data"]})
+    return dataclasses.replace(plan, spec=spec, steps=(step, *plan.steps[1:]))
+
+
+def job_name(plan: Plan = PLAN, ir: str = IR, **options: Any) -> str:
+    files = rendered_files(plan, ir, RenderOptions(**options))
+    name: str = yaml.safe_load(files["job.yaml"])["metadata"]["name"]
+    return name
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "cronjob.yaml", "kustomization.yaml", "run.json"])
+def test_golden_objects(name: str) -> None:
+    check_golden(f"render/{name}", rendered_files(PLAN, SMALL_IR, EVERYTHING)[name])
+
+
+def test_golden_decision() -> None:
+    check_golden("render/decision.md", rendered_files(PLAN, SMALL_IR, EVERYTHING)["decision.md"])
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    again = plan_from_json(json.loads(json.dumps(PLAN.to_json())))
+    assert rendered_files(PLAN, IR, EVERYTHING) == rendered_files(again, IR, EVERYTHING)
+
+
+def test_spec_data_image_and_options_each_name_a_new_job() -> None:
+    spec = {**PLAN.spec, "training": {**PLAN.spec["training"], "epochs": 9}}
+    names = [
+        job_name(),
+        job_name(dataclasses.replace(PLAN, spec=spec)),
+        job_name(data={"train": "sha256:2"}),
+        job_name(ir=compile_pipeline(PLAN, images={"train": "registry/train@sha256:2"})),
+        job_name(data_image="registry/data@sha256:3"),
+        job_name(namespace="other"),
+        job_name(wait=False),
+    ]
+    assert len(set(names)) == len(names)
+    assert job_name() == names[0]
+
+
+def test_long_names_stay_dns_labels() -> None:
+    plan = dataclasses.replace(PLAN, name="n" * 51 + "-" + "m" * 11)
+    files = rendered_files(plan, IR, RenderOptions(schedule="0 0 * * *"))
+    job = yaml.safe_load(files["job.yaml"])["metadata"]["name"]
+    cron = yaml.safe_load(files["cronjob.yaml"])["metadata"]["name"]
+    assert len(job) <= 63
+    assert len(cron) <= 52
+    assert not cron.endswith("-")
+
+
+@needs_shared
+@pytest.mark.skipif(kubectl() is None, reason="needs kubectl (kustomize)")
+def test_built_folder_is_valid_and_restricted(tmp_path: Path) -> None:
+    manifest = compile_manifest(PLAN, namespace="suanli", version=f"{PLAN.name}-1")
+    render(PLAN, IR, tmp_path, options=dataclasses.replace(EVERYTHING, manifest=manifest))
+    items = kustomize(tmp_path)
+    assert sorted(item["kind"] for item in items) == [
+        "ConfigMap", "ConfigMap", "CronJob", "Job", "Pipeline", "PipelineVersion",
+    ]  # fmt: skip
+    assert [text for item in items for text in problems(item)] == []
+    specs = [spec for item in items for spec in pod_specs(item) if item["kind"].endswith("Job")]
+    assert len(specs) == 2
+    assert [not_restricted(spec) for spec in specs] == [[], []]
+    mounted = {spec["volumes"][0]["configMap"]["name"] for spec in specs}
+    assert mounted == {i["metadata"]["name"] for i in items if i["kind"] == "ConfigMap"}
+    assert all(item["metadata"]["namespace"] == "suanli" for item in items)
+
+
+def test_another_render_removes_what_no_longer_belongs(tmp_path: Path) -> None:
+    mine = tmp_path / "notes.md"
+    mine.write_text("kept")
+    render(PLAN, IR, tmp_path, options=EVERYTHING)
+    assert (tmp_path / "cronjob.yaml").exists()
+    written = render(PLAN, IR, tmp_path)
+    assert not (tmp_path / "cronjob.yaml").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in written} | {"notes.md"}
+    assert {path.name for path in written} <= set(OUTPUTS)
+
+
+def test_compile_and_render_stay_under_a_second_and_a_half(tmp_path: Path) -> None:
+    best = min(_seconds(tmp_path) for _ in range(3))
+    assert best < 1.5
+    assert len(IR.encode()) < 1_000_000
+
+
+def _seconds(folder: Path) -> float:
+    start = time.perf_counter()
+    render(PLAN, compile_pipeline(PLAN), folder)
+    return time.perf_counter() - start
+
+
+def test_money_and_requests_are_in_the_diff_of_two_plans() -> None:
+    train = PLAN.step("train")
+    bigger = dataclasses.replace(
+        train,
+        node="p4d.24xlarge",
+        resources=dataclasses.replace(train.resources, gpu_count=8),
+    )
+    steps = tuple(bigger if step.step == "train" else step for step in PLAN.steps)
+    after = dataclasses.replace(PLAN, steps=steps, usd=PLAN.usd.scaled(20.0))
+    text = cost_diff_markdown(PLAN, after)
+    assert "+1900.0%" in text
+    assert "g5.xlarge (spot): 3800m, 12289Mi, 1 GPU | 1 × p4d.24xlarge (spot)" in text
+    assert text.count("\n| ") == 2 + 1 + 1 + 1  # two headers, two totals, one step
+    assert "No step changes" in cost_diff_markdown(PLAN, PLAN)
+    assert cost_diff_markdown(None, PLAN).startswith("### newsroom-ner\n\nNew: 480 s")
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"namespace": "Suanli"}, "--namespace 'Suanli' is not a DNS label"),
+        ({"namespace": ""}, "--namespace '' is not a DNS label"),
+        ({"namespace": "a\n"}, "is not a DNS label"),
+        ({"queue": "a_b"}, "--queue 'a_b' is not a DNS label"),
+        ({"experiment": "x" * 64}, "--experiment .* is not a DNS label"),
+        ({"host": "ml-pipeline:8888"}, "is not a URL"),
+        ({"host": "http://user:hunter2@kfp"}, "credentials don't belong in a URL"),
+        ({"labels": {"team": "news room"}}, "--label team=news room is not"),
+        ({"labels": {"-team": "x"}}, "is not a Kubernetes label"),
+        ({"schedule": "daily"}, "is not a cron schedule"),
+        ({"schedule": "* * * *; rm"}, "is not a cron schedule"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(SpecError, match=message) as caught:
+        render(PLAN, IR, folder, options=RenderOptions(**change))
+    assert not folder.exists()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://user:hunter2@data.example/train.csv",
+        "https://bucket.s3.amazonaws.com/train.csv?X-Amz-Signature=hunter2",
+        "https://account.blob.core.windows.net/c/train.csv?sv=2024&sig=hunter2",
+    ],
+)
+def test_uris_with_credentials_are_refused_without_showing_them(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(SpecError, match=r"data\.train\.uri: the URI carries a credential") as bad:
+        render(with_data(PLAN, uri), IR, tmp_path / "out")
+    assert "hunter2" not in str(bad.value)
+
+
+def test_schedule_needs_data_that_pods_can_read(tmp_path: Path) -> None:
+    plan = with_data(PLAN, "/data/train.conll")
+    with pytest.raises(SpecError, match=r"data\.train\.uri /data/train.conll is a local file"):
+        render(plan, IR, tmp_path / "out", options=RenderOptions(schedule="0 0 * * *"))
+    assert local_sources(plan)[0].startswith("data.train.uri /data/train.conll is a local path")
+    assert local_sources(PLAN) == []
+
+
+def test_pipeline_too_large_for_a_config_map(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="a ConfigMap holds 1048576"):
+        render(PLAN, IR + "#" * (1 << 20), tmp_path / "out")
+
+
+def test_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpecError, match="cannot be written"):
+        render(PLAN, IR, tmp_path / "file" / "out")
+
+
+def test_secrets_are_named_and_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    files = rendered_files(PLAN, compile_pipeline(PLAN), EVERYTHING)
+    assert not [name for name, text in files.items() if "hunter2" in text]
+    assert "object-store" in files["cronjob.yaml"]
