@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from components.contract import SpecError, content_hash
+from pipelines.cost.estimate import Alternative, Estimate, Resources
 
+if TYPE_CHECKING:
+    from pipelines.cost.calibration import Calibration
+    from pipelines.cost.catalog import Catalog
+    from pipelines.spec import Spec
+
+__all__ = [
+    "PLAN_VERSION", "Alternative", "Estimate", "Plan", "Resources", "StepPlan", "make_plan",
+    "plan_from_json",
+]  # fmt: skip
 PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A predicted figure with its 80 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def sum(cls, estimates: list[Estimate]) -> Estimate:
-        """Add estimates whose errors are fully dependent (intervals add up: the safe side)."""
-        return cls(
-            value=sum(e.value for e in estimates),
-            low=sum(e.low for e in estimates),
-            high=sum(e.high for e in estimates),
-        )
-
-    def scaled(self, factor: float) -> Estimate:
-        return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What a step's pod asks for; never more than the planned node's kubelet-allocatable."""
-
-    cpu_millicores: int
-    memory_bytes: int
-    ephemeral_bytes: int
-    shm_bytes: int = 0
-    gpu_count: int = 0
-    gpu_resource: str = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,24 +46,6 @@ class StepPlan:
     tolerations: tuple[dict[str, str], ...]
     arguments: dict[str, Any]
     why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alternative:
-    """A way to run that was considered; `reason` says why it was not taken."""
-
-    label: str
-    node: str
-    nodes: int
-    gpus: int
-    capacity: str
-    precision: str
-    seconds: float
-    usd: float | None
-    risk: float  # probability that the deadline is missed
-    on_front: bool
-    chosen: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,4 +132,56 @@ def _step(document: dict[str, Any]) -> StepPlan:
             "usd": _estimate(document["usd"]),
             "tolerations": tuple(document["tolerations"]),
         }
+    )
+
+
+def make_plan(
+    spec: Spec,
+    *,
+    catalog: Catalog | None = None,
+    calibration: Calibration | None = None,
+    observed: dict[str, Any] | None = None,
+    here: bool = False,
+    cache_dir: Path | None = None,
+) -> Plan:
+    """Decide how to run `spec`.
+
+    Args:
+        spec: what is wanted.
+        catalog: what can be bought or is owned; the shipped catalogue by default.
+        calibration: residuals learnt from step reports.
+        observed: the manifest that ingest wrote; replaces the probe of the data.
+        here: plan for this machine only, as `suanli run` does.
+        cache_dir: where this machine's measured speed is kept (default ``~/.cache/suanli``).
+
+    Raises:
+        InfeasiblePlanError: nothing satisfies the constraints; names the binding one and the
+            smallest relaxation that helps.
+        SpecError, DataError: the model or local data can't be read.
+    """
+    from pipelines.cost.catalog import load_catalog
+    from pipelines.cost.decision import decide
+    from pipelines.cost.job import make_job
+    from pipelines.cost.profile import profile_of
+
+    prices = catalog or load_catalog()
+    job = make_job(spec, profile_of(spec, observed))
+    decision = decide(job, prices, calibration=calibration, here=here, cache_dir=cache_dir)
+    steps = tuple(StepPlan(**values) for values in decision.steps)
+    return Plan(
+        name=spec.name,
+        task=spec.task,
+        spec=spec.document,
+        profile={name: split.to_json() for name, split in job.profile.items()},
+        catalog=decision.catalog,
+        calibration=decision.calibration,
+        steps=steps,
+        variants=job.variants,
+        storage=decision.storage,
+        seconds=Estimate.sum([step.seconds for step in steps]),
+        usd=decision.usd,
+        first_order=decision.first_order,
+        alternatives=decision.alternatives,
+        candidates=decision.candidates,
+        notes=decision.notes,
     )

@@ -1,0 +1,279 @@
+"""Seconds, memory and bytes of every step except training on a GPU, on a given machine.
+
+Constants were measured on 2 vCPU AMD EPYC (Zen 4) and scale with single-thread speed, products or
+disk as the work does; benchmarks/here_accuracy.py prints them against step reports.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipelines.cost.estimate import Estimate
+from pipelines.cost.job import Job, kept_share
+from pipelines.cost.machine import Machine
+from pipelines.cost.transformer_cpu import ONNX, TORCH, pass_seconds, step_seconds
+
+MB = 1e6
+GIB = float(1 << 30)
+# Resident memory of a step's process with its libraries loaded, before any data.
+PYTHON_BYTES = 0.15 * GIB
+TORCH_BYTES = 0.55 * GIB
+RUNTIME_BYTES = 0.30 * GIB
+# Wall seconds from a step's start to its first useful work, on a Zen 4 core.
+IMPORT_SECONDS = {"data": 0.25, "torch": 4.5, "onnx": 1.3, "export": 5.0}
+# Tokens a second and core of scanning, validating and tokenising text.
+INGEST_TOKENS_PER_SECOND = 260_000.0
+INGEST_IMAGES_PER_SECOND = 400.0
+# Evaluation measures for this long (components.evaluate.step.SCREENING_SECONDS), three times.
+SCREENING_SECONDS = 2.0
+SCREENING_REQUESTS = 1000
+LEAST_REQUESTS = 200
+# Bytes of reference corpora a validation row needs for resampling (bootstrap), seconds a row.
+SCORE_SECONDS_PER_ROW = 1.2e-4
+PARITY_ROWS = 64
+EVALUATION_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """What one step needs on one machine. `gpu_memory` is None on CPUs."""
+
+    seconds: Estimate
+    memory_bytes: Estimate
+    disk_bytes: float
+    bytes_in: float = 0.0
+    bytes_out: float = 0.0
+    gpu_memory_bytes: Estimate | None = None
+
+
+def step_cost(job: Job, machine: Machine, kind: str, variant: str = "fp32") -> StepCost:
+    """Return the cost of the step of `kind` (for `variant`, where it has one) on `machine`."""
+    functions = {
+        "ingest": _ingest,
+        "decide": _decide,
+        "place": _place,
+        "publish": _publish,
+        "report": _report,
+        "select": _select,
+    }
+    if kind in functions:
+        return functions[kind](job, machine)
+    return {"compress": _compress, "export": _export, "evaluate": _evaluate}[kind](
+        job, machine, variant
+    )
+
+
+def dataset_bytes(job: Job) -> float:
+    """Size of the dataset artifact: ids (and, for NER, labels) of 4 bytes, compressed; images."""
+    splits = job.profile.values()
+    if job.spec.task == "image-classification":
+        return sum(float(split.bytes) for split in splits)
+    width = 8.0 if job.spec.task in ("token-classification", "causal-lm") else 4.5
+    return sum(split.tokens * width * 0.6 for split in splits) + 1.0 * MB
+
+
+def weights_bytes(job: Job) -> float:
+    """Size of the tuned model on disk, fp32."""
+    return 4.0 * job.parameters
+
+
+def cost(
+    job: Job, machine: Machine, seconds: float, memory: float, *, moved: float, disk: float,
+    spread: float = 1.35, bytes_in: float = 0.0, bytes_out: float = 0.0,
+) -> StepCost:  # fmt: skip
+    """Add the transfer of `moved` bytes and put intervals around the figures."""
+    transfer = moved / min(machine.disk_bytes_per_second, machine.store_bytes_per_second)
+    data = job.profile["train"].spread
+    return StepCost(
+        seconds=Estimate.of(seconds + transfer, spread * data),
+        memory_bytes=Estimate.of(memory, 1.25),
+        disk_bytes=disk,
+        bytes_in=bytes_in,
+        bytes_out=bytes_out,
+    )
+
+
+def _single(machine: Machine, seconds: float) -> float:
+    """`seconds` of single-threaded work on a Zen 4 core, on this machine."""
+    return seconds / machine.core_speed
+
+
+def _ingest(job: Job, machine: Machine) -> StepCost:
+    raw = sum(float(split.bytes) for split in job.profile.values())
+    if job.spec.task == "image-classification":
+        rows = sum(split.rows for split in job.profile.values())
+        work = _single(machine, rows / INGEST_IMAGES_PER_SECOND)
+    else:
+        tokens = sum(split.tokens for split in job.profile.values())
+        # Small data is read by one process (components.ingest.shards.PARALLEL_BYTES).
+        workers = machine.cores if raw > 8 * MB else 1.0
+        work = _single(machine, tokens / INGEST_TOKENS_PER_SECOND / max(1.0, workers * 0.8))
+    out = dataset_bytes(job)
+    return cost(
+        job, machine, _single(machine, IMPORT_SECONDS["data"] + 0.4) + work,
+        PYTHON_BYTES + 0.15 * GIB + min(2.0 * raw, 2 * GIB), moved=raw + 2 * out,
+        disk=raw + 3 * out, bytes_in=raw, bytes_out=out, spread=1.5,
+    )  # fmt: skip
+
+
+def _decide(job: Job, machine: Machine) -> StepCost:
+    # The whole planner runs again: two seconds where it searches the catalogue.
+    return cost(job, machine, _single(machine, 0.5 if machine.measured else 3.0),
+                PYTHON_BYTES + 0.2 * GIB, moved=0.0, disk=10 * MB, spread=2.0)  # fmt: skip
+
+
+def _place(job: Job, machine: Machine) -> StepCost:
+    size = dataset_bytes(job)
+    return cost(job, machine, _single(machine, 0.1), PYTHON_BYTES, moved=3 * size, disk=size,
+                bytes_in=size, bytes_out=size, spread=2.0)  # fmt: skip
+
+
+def _compress(job: Job, machine: Machine, variant: str) -> StepCost:
+    size = weights_bytes(job)
+    parts = variant.split("+")
+    retrains = any(part.startswith(("prune", "distill")) for part in parts)
+    seconds = _single(machine, IMPORT_SECONDS["data"])
+    memory = PYTHON_BYTES
+    if retrains:
+        # Recovers quality with one more training of the smaller model, teacher beside it.
+        share = kept_share(job.shape, variant)
+        seconds = _single(machine, IMPORT_SECONDS["torch"]) + cpu_train_seconds(
+            job, machine, "fp32"
+        ) * (share + 0.34)
+        memory = TORCH_BYTES + cpu_train_memory(job) * 1.4
+    return cost(job, machine, seconds, memory, moved=3 * size, disk=4 * size, bytes_in=size,
+                bytes_out=size, spread=1.6)  # fmt: skip
+
+
+def _export(job: Job, machine: Machine, variant: str) -> StepCost:
+    size, out = weights_bytes(job), job.model_bytes(variant)
+    length = float(job.longest)
+    parity = 3.0 * pass_seconds(
+        machine, job.shape, rows=PARITY_ROWS, length=length / 2, precision="fp32", constants=TORCH
+    )
+    nodes = job.shape.num_layers * 60.0
+    quantised = any(part.startswith("int") for part in variant.split("+"))
+    # Tracing and rewriting graphs handle nodes; serialising and quantising handle weights.
+    work = nodes * 0.012 + size * (22e-9 if quantised else 12e-9)
+    seconds = _single(machine, IMPORT_SECONDS["export"] + work) + parity
+    memory = TORCH_BYTES + RUNTIME_BYTES + 5.0 * size
+    return cost(job, machine, seconds, memory, moved=2 * size + 2 * out, disk=4 * size + out,
+                bytes_in=size, bytes_out=out)  # fmt: skip
+
+
+def inference_seconds(
+    job: Job, machine: Machine, variant: str, *, rows: float, length: float,
+    threads: float | None = None,
+) -> float:  # fmt: skip
+    """Seconds of one ONNX Runtime batch of `variant`."""
+    precision = "int8" if any(p.startswith("int8") for p in variant.split("+")) else "fp32"
+    return pass_seconds(
+        machine, job.shape, rows=rows, length=length, precision=precision, constants=ONNX,
+        kept=kept_share(job.shape, variant), threads=threads,
+    )  # fmt: skip
+
+
+def score_seconds(job: Job, machine: Machine, variant: str, split: str) -> float:
+    """Seconds of predicting a whole split in bucketed batches."""
+    profile = job.profile[split]
+    batches = math.ceil(profile.rows / EVALUATION_ROWS)
+    length = profile.padded_length(EVALUATION_ROWS) or float(job.longest)
+    if job.spec.task == "image-classification":
+        length = job.sequence_length(EVALUATION_ROWS)
+    rows = profile.rows / max(batches, 1)
+    return batches * inference_seconds(job, machine, variant, rows=rows, length=length)
+
+
+def _evaluate(job: Job, machine: Machine, variant: str) -> StepCost:
+    size = job.model_bytes(variant)
+    split = job.profile["validation"]
+    whole = score_seconds(job, machine, variant, "validation")
+    mean = split.mean_length if split.mean_length else float(job.longest)
+    single = inference_seconds(job, machine, variant, rows=1, length=mean)
+    requests = min(SCREENING_REQUESTS * single, max(SCREENING_SECONDS, LEAST_REQUESTS * single))
+    passes = min(5.0, max(1.0, SCREENING_SECONDS / max(whole, 1e-3)))
+    seconds = _single(machine, IMPORT_SECONDS["onnx"] + split.rows * SCORE_SECONDS_PER_ROW)
+    seconds += whole * (1.0 + passes) + 2.0 * requests
+    memory = RUNTIME_BYTES + 2.2 * size + 0.1 * GIB
+    return cost(job, machine, seconds, memory, moved=size + dataset_bytes(job), disk=2 * size,
+                bytes_in=size, bytes_out=1 * MB)  # fmt: skip
+
+
+def _select(job: Job, machine: Machine) -> StepCost:
+    sizes = [job.model_bytes(variant) for variant in job.variants]
+    variants = {"fp32", min(job.variants, key=job.model_bytes)}
+    work = sum(score_seconds(job, machine, variant, "test") for variant in variants)
+    rows = job.profile["validation"].rows * len(job.variants) + 2 * job.profile["test"].rows
+    seconds = _single(machine, IMPORT_SECONDS["onnx"] + rows * SCORE_SECONDS_PER_ROW) + work
+    memory = RUNTIME_BYTES + 2.2 * max(sizes) + 0.2 * GIB
+    return cost(job, machine, seconds, memory, moved=3 * max(sizes), disk=sum(sizes) + max(sizes),
+                bytes_in=sum(sizes), bytes_out=max(sizes), spread=1.6)  # fmt: skip
+
+
+def _publish(job: Job, machine: Machine) -> StepCost:
+    size = max(job.model_bytes(variant) for variant in job.variants)
+    return cost(job, machine, _single(machine, 0.3), PYTHON_BYTES, moved=6 * size, disk=4 * size,
+                bytes_in=size, bytes_out=2 * size, spread=2.0)  # fmt: skip
+
+
+def _report(job: Job, machine: Machine) -> StepCost:
+    return cost(job, machine, _single(machine, 0.5), PYTHON_BYTES + 0.05 * GIB, moved=1 * MB,
+                disk=20 * MB, spread=2.0)  # fmt: skip
+
+
+# -- training on a CPU -----------------------------------------------------------------------------
+
+
+def cpu_step_time(job: Job, machine: Machine, precision: str) -> float:
+    """Seconds of one optimiser step with the global batch as one forward."""
+    batch = job.global_batch
+    return step_seconds(
+        machine, job.shape, rows=batch, length=job.sequence_length(batch), precision=precision,
+        trained_parameters=job.trained_parameters,
+    )  # fmt: skip
+
+
+def validation_seconds(job: Job, machine: Machine, precision: str) -> float:
+    """Seconds of one evaluation on the validation split with torch."""
+    split = job.profile["validation"]
+    length = split.padded_length(EVALUATION_ROWS)
+    if job.spec.task == "image-classification":
+        length = job.sequence_length(EVALUATION_ROWS)
+    batches = max(1.0, split.rows / EVALUATION_ROWS)
+    return batches * pass_seconds(
+        machine, job.shape, rows=min(EVALUATION_ROWS, split.rows), length=length,
+        precision=precision, constants=TORCH,
+    )  # fmt: skip
+
+
+def cpu_train_seconds(job: Job, machine: Machine, precision: str) -> float:
+    """Seconds of all training steps and evaluations, without start and end."""
+    steps = job.train_steps * cpu_step_time(job, machine, precision)
+    return steps + job.spec.training.epochs * validation_seconds(job, machine, precision)
+
+
+def cpu_train_memory(job: Job) -> float:
+    """Bytes of weights, gradients, states and activations (fp32 copies; saved tensors of a layer
+    are about 34 s b h at 2 bytes, arXiv 2205.05198, plus attention scores)."""
+    shape, batch, length = job.shape, job.global_batch, float(job.longest)
+    states = 4.0 * job.parameters + 12.0 * job.trained_parameters
+    layer = batch * length * (17.0 * shape.hidden_size + 2.5 * shape.num_heads * length) * 4.0
+    logits = 0.0
+    if job.spec.task == "causal-lm":
+        logits = 3.0 * batch * length * shape.vocab_size * 4.0
+    return states + shape.num_layers * layer + logits
+
+
+def cpu_train_cost(job: Job, machine: Machine, precision: str) -> StepCost:
+    """Cost of the train step on CPU cores."""
+    size = weights_bytes(job)
+    work = cpu_train_seconds(job, machine, precision)
+    checkpoints = 1.0 + work / 300.0
+    seconds = _single(machine, IMPORT_SECONDS["torch"] + 1.5) + work
+    moved = 2 * size + checkpoints * job.checkpoint_bytes + dataset_bytes(job)
+    return cost(
+        job, machine, seconds, TORCH_BYTES + 0.1 * GIB + cpu_train_memory(job), moved=moved,
+        disk=2 * size + 2 * job.checkpoint_bytes + dataset_bytes(job), bytes_in=dataset_bytes(job),
+        bytes_out=size, spread=1.3 if machine.measured else 1.6,
+    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""From a job to a decision: everything a plan says, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.contract import InfeasiblePlanError
+from pipelines.cost.arguments import step_arguments
+from pipelines.cost.calibration import Calibration
+from pipelines.cost.catalog import STALE_AFTER_DAYS, Catalog
+from pipelines.cost.chain import StepCost, cpu_step_time, step_cost
+from pipelines.cost.decide_here import decide_here
+from pipelines.cost.estimate import Alternative, Estimate
+from pipelines.cost.first_order import first_order
+from pipelines.cost.here import machine_here
+from pipelines.cost.job import Job
+from pipelines.cost.machine import machine_of_here
+from pipelines.cost.requests import node_selector, resources, timeout, tolerations
+from pipelines.cost.way import HERE, Placement, Way
+from pipelines.cost.words import dollars, duration
+
+# Steps of one variant, and those that run where the model will serve.
+VARIANT_KINDS = ("compress", "export", "evaluate")
+SERVING_KINDS = ("evaluate", "select")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the search found, ready to become a `Plan`."""
+
+    steps: tuple[dict[str, Any], ...]
+    usd: Estimate | None
+    first_order: dict[str, Any]
+    alternatives: tuple[Alternative, ...]
+    candidates: dict[str, int]
+    storage: tuple[dict[str, Any], ...]
+    catalog: dict[str, Any]
+    calibration: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def decide(
+    job: Job, catalog: Catalog, *, calibration: Calibration | None, here: bool,
+    cache_dir: Path | None,
+) -> Decision:  # fmt: skip
+    """Choose how to run `job`.
+
+    Raises:
+        InfeasiblePlanError: see `pipelines.plan.make_plan`.
+    """
+    machine = machine_of_here(machine_here(cache_dir))
+    way, alternatives = decide_here(job, machine)
+    steps = plan_steps(job, way)
+    seconds = Estimate.sum([s["seconds"] for s in steps])
+    usd = _money(steps)
+    check_limits(job, seconds.value, None if usd is None else usd.value)
+    return Decision(
+        steps=steps,
+        usd=usd,
+        first_order=first_order(
+            job, way, batch_seconds=cpu_step_time(job, machine, way.training.precision)
+        ),
+        alternatives=alternatives,
+        candidates={"considered": len(alternatives), "pruned": 0, "feasible": len(alternatives)},
+        storage=(),
+        catalog={"hash": catalog.hash, "date": catalog.date, "stale_days": STALE_AFTER_DAYS},
+        calibration={"hash": None, "observations": 0},
+        notes=(),
+    )
+
+
+def step_names(variants: tuple[str, ...]) -> list[tuple[str, str, str | None]]:
+    """Return (task name, kind, variant) of every step, in order."""
+    names: list[tuple[str, str, str | None]] = [
+        (kind, kind, None) for kind in ("ingest", "decide", "place", "train")
+    ]
+    for variant in variants:
+        suffix = variant.replace("+", "-")
+        names += [(f"{kind}-{suffix}", kind, variant) for kind in VARIANT_KINDS]
+    return [*names, *((kind, kind, None) for kind in ("select", "publish", "report"))]
+
+
+def plan_steps(job: Job, way: Way) -> tuple[dict[str, Any], ...]:
+    """Return every step as the keyword arguments of `StepPlan`."""
+    return tuple(_step(job, way, *name) for name in step_names(job.variants))
+
+
+def _step(job: Job, way: Way, name: str, kind: str, variant: str | None) -> dict[str, Any]:
+    training = way.training
+    on_train = kind == "train"
+    place = training.placement if on_train else way.serving if kind in SERVING_KINDS else way.light
+    found = training.cost if on_train else step_cost(job, place.machine, kind, variant or "fp32")
+    gpus = training.gpus if on_train else 0
+    processes = training.processes if on_train else 1
+    nodes = training.nodes if on_train else 1
+    return {
+        "step": name,
+        "kind": kind,
+        "node": place.name,
+        "capacity": place.capacity,
+        "nodes": nodes,
+        "processes_per_node": processes,
+        "resources": resources(
+            kind, found, place.instance, cores=place.machine.cores, processes=processes, gpus=gpus
+        ),
+        "timeout_s": timeout(found),
+        "seconds": found.seconds,
+        "peak_memory_bytes": found.memory_bytes,
+        "peak_gpu_memory_bytes": found.gpu_memory_bytes,
+        "usd": _usd(found, place, nodes),
+        "node_selector": node_selector(place.instance, place.capacity),
+        "tolerations": tolerations(place.instance, place.capacity, gpus),
+        "arguments": step_arguments(job, way, kind, variant),
+        "why": training.why if on_train else _why(place),
+    }
+
+
+def _usd(found: StepCost, place: Placement, nodes: int) -> Estimate | None:
+    if place.usd_per_hour is None:
+        return None
+    return found.seconds.scaled(place.usd_per_hour * nodes / 3600.0)
+
+
+def _money(steps: tuple[dict[str, Any], ...]) -> Estimate | None:
+    priced = [step["usd"] for step in steps]
+    return None if None in priced else Estimate.sum(priced)
+
+
+def _why(place: Placement) -> str:
+    if place.name == HERE:
+        return "this machine"
+    return "the cheapest node with enough memory and disk"
+
+
+def check_limits(job: Job, seconds: float, usd: float | None) -> None:
+    """Raise when the (only or best) way breaks the deadline or the budget.
+
+    Raises:
+        InfeasiblePlanError: names the limit and the value that would do.
+    """
+    objective = job.spec.objective
+    deadline = objective.deadline_s
+    if deadline is not None and seconds > deadline:
+        raise InfeasiblePlanError(
+            f"objective.deadline: {duration(deadline)} is not enough, this machine needs "
+            f"{duration(seconds)}",
+            remedy=f"relax objective.deadline to {duration(seconds * 1.1)}, or lower "
+            f"training.epochs (now {job.spec.training.epochs})",
+        )
+    if usd is not None and objective.budget_usd is not None and usd > objective.budget_usd:
+        raise InfeasiblePlanError(
+            f"objective.budget_usd: {dollars(objective.budget_usd)} is not enough, this machine "
+            f"costs {dollars(usd)}",
+            remedy=f"relax objective.budget_usd to {dollars(usd * 1.1)}",
+        )

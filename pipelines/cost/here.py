@@ -1,0 +1,174 @@
+"""This machine as hardware: measured once in a child process, kept in a small file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from components.contract import StepError, content_hash
+from components.runtime import hardware_here
+from pipelines.cost.hardware import Cpu
+
+HERE = "here"
+CACHE_FOLDER = Path("~/.cache/suanli")
+CACHE_VERSION = 2
+PROBE_TIMEOUT_S = 120
+# CPU flags of units that multiply bf16 directly; elsewhere it is emulated and slower than fp32.
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """The machine the planner runs on.
+
+    `gemm_flops` maps precision to ``{"m,k,n": FLOP/s}`` of single products; rates are bytes/s.
+    """
+
+    cpu_model: str
+    cores: int
+    memory_bytes: float
+    gemm_flops: dict[str, dict[str, float]]
+    int8_flops: float
+    bandwidth_bytes_per_second: float
+    cache_bandwidth_bytes_per_second: float
+    operator_seconds: float
+    disk_bytes_per_second: float
+    import_torch_seconds: float
+    native_bf16: bool
+
+    def sustained_flops(self, precision: str) -> float:
+        """FLOP/s of a large product."""
+        if precision == "int8":
+            return self.int8_flops
+        return max(self.gemm_flops[precision].values())
+
+    def cpu(self) -> Cpu:
+        """The machine as the cost model's CPU."""
+        return Cpu(
+            name=HERE,
+            cores=self.cores,
+            memory_bytes=self.memory_bytes,
+            bandwidth_bytes_per_second=self.bandwidth_bytes_per_second,
+            gemm_flops={
+                "fp32": self.sustained_flops("fp32"),
+                "bf16": self.sustained_flops("bf16"),
+                "int8": self.int8_flops,
+            },
+            overhead_seconds=self.operator_seconds,
+            source="measured by components.lib.machine_probe",
+        )
+
+
+def machine_here(cache_folder: Path | None = None) -> Here:
+    """Return this machine, measured unless a file of the same CPU, core count and versions is in
+    `cache_folder` (default ``~/.cache/suanli``).
+
+    Raises:
+        StepError: the measurement failed.
+    """
+    folder = (cache_folder or CACHE_FOLDER).expanduser()
+    path = folder / "here.json"
+    key = _key()
+    document = _read(path)
+    if document is None or document.get("key") != key:
+        document = {"key": key, "measured": _measure()}
+        _write(path, document)
+    return _here(document["measured"])
+
+
+def _key() -> str:
+    names = ("torch", "onnxruntime-gpu", "onnxruntime", "numpy")
+    hardware = hardware_here()
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return content_hash(
+        [CACHE_VERSION, hardware.cpu_model, hardware.cpu_count, hardware.memory_bytes, versions]
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None  # absent or damaged: measured again
+    return document if isinstance(document, dict) and "measured" in document else None
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """Keep the measurement; a read-only home only costs measuring again."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(document, indent=1))
+        partial.replace(path)
+    except OSError:
+        return
+
+
+def _measure() -> dict[str, Any]:
+    command = [sys.executable, "-m", "components.lib.machine_probe"]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(root)}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment,
+            check=True,
+        )  # fmt: skip
+        document: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        raise StepError(
+            f"this machine could not be measured: {type(error).__name__}: {error}",
+            remedy="run `python -m components.lib.machine_probe` to see why",
+        ) from error
+    return document
+
+
+def _here(measured: dict[str, Any]) -> Here:
+    hardware = hardware_here()
+    return Here(
+        cpu_model=hardware.cpu_model,
+        cores=hardware.cpu_count,
+        memory_bytes=float(_memory_limit(hardware.memory_bytes)),
+        gemm_flops=measured["gemm"],
+        int8_flops=measured["int8"],
+        bandwidth_bytes_per_second=measured["bandwidth"],
+        cache_bandwidth_bytes_per_second=max(measured["cache_bandwidth"], measured["bandwidth"]),
+        operator_seconds=measured["operator_seconds"],
+        disk_bytes_per_second=measured["disk"],
+        import_torch_seconds=measured["import_torch_seconds"],
+        native_bf16=_native_bf16(),
+    )
+
+
+def _memory_limit(physical: int) -> int:
+    """The control group's limit where there is one (containers), else physical memory."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (Path("/sys/fs/cgroup") / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(physical, int(text))
+    return physical
+
+
+def _native_bf16() -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            flags = line.partition(":")[2].split()
+            return any(flag in flags for flag in BF16_FLAGS)
+    return False
