@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import SpecError, SuanliError
+from pipelines import cli_report
 from pipelines.cli_cluster import Tools, add_commands
 
 EXIT_INTERRUPTED = 130
@@ -85,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "rebuild a run's receipt")
     report.add_argument("rundir", type=Path)
     _add_output_modes(report)
+
+    cli_report.add_commands(commands, _command, _write_text)
 
     schema = _command(commands, "schema", _schema, "print a JSON Schema")
     schema.add_argument("noun", nargs="?", default="spec", help="default: spec; `list` names all")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -24,6 +24,9 @@ from pipelines.plan import Plan, StepPlan
 from pipelines.reporting import figures
 from pipelines.reporting.markup import plain
 from pipelines.reporting.tables import plan_blocks, receipt_blocks
+
+if TYPE_CHECKING:
+    from pipelines.doctor import Finding
 
 Event = dict[str, Any]
 NAME_WIDTH = 24
@@ -51,6 +54,26 @@ def print_receipt(
     out = to or console()
     for block in receipt_blocks(report, folder):
         out.print(block)
+
+
+def print_findings(findings: list[Finding], *, to: Console | None = None) -> None:
+    """Print what ``suanli doctor`` found: a sign, the area, the fact, and what to do about it."""
+    out = to or console()
+    table = Table.grid(padding=(0, 2))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    signs = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
+    for finding in findings:
+        sign, style = signs[finding.state]
+        words = Text(_lines(finding.found))
+        if finding.remedy:
+            words.append(f"\n→ {_lines(finding.remedy)}", style="cyan")
+        table.add_row(Text(sign, style=style), Text(finding.area, style="bold"), words)
+    out.print(table)
+    wrong = sum(finding.state == "error" for finding in findings)
+    doubtful = sum(finding.state == "warning" for finding in findings)
+    out.print(Text(f"{wrong} errors, {doubtful} warnings", style="bold"))
 
 
 def print_error(error: SuanliError, *, to: Console | None = None) -> None:
