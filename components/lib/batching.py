@@ -120,11 +120,8 @@ def pack(lengths: Rows, token_budget: int) -> list[Rows]:
     room: list[int] = []
     for position in np.argsort(-lengths, kind="stable"):
         size = int(lengths[position])
-        for index, free in enumerate(room):
-            if size <= free:
-                break
-        else:
-            index = len(bins)
+        index = next((i for i, free in enumerate(room) if size <= free), len(bins))
+        if index == len(bins):
             bins.append([])
             room.append(token_budget)
         bins[index].append(int(position))

@@ -1,4 +1,4 @@
-"""Optimisers, the learning-rate rule and schedule, and what makes steps cheap without changing them."""
+"""Optimisers, the learning-rate rule and schedule, and what makes steps cheap, not different."""
 
 from __future__ import annotations
 

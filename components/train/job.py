@@ -125,7 +125,9 @@ class Job:
 
     def identity(self, dataset: dict[str, Any]) -> dict[str, Any]:
         """Return what a checkpoint must share with this job to be continued by it."""
-        own = ("task", "model", "method", "lora", "epochs", "global_batch", "optimizer", "seed",
-               "learning_rate", "weight_decay", "packing", "class_weights", "precision")  # fmt: skip
+        own = (
+            "task", "model", "method", "lora", "epochs", "global_batch", "optimizer", "seed",
+            "learning_rate", "weight_decay", "packing", "class_weights", "precision",
+        )  # fmt: skip
         shards = [s["sha256"] for split in dataset["splits"].values() for s in split["shards"]]
         return {name: getattr(self, name) for name in own} | {"shards": shards}

@@ -1,4 +1,4 @@
-"""The training loop. Run it as ``python -m components.train.loop JOB.json``, alone or under torchrun.
+"""The training loop. Run as ``python -m components.train.loop JOB.json``, alone or by torchrun.
 
 Reads top to bottom: each step sets the learning rate, accumulates gradients over this rank's share
 of the global batch, steps, and at the end of an epoch evaluates. Batches and dropout follow from
@@ -20,7 +20,7 @@ from components.lib.checkpoint import Checkpoints
 from components.lib.optim import schedule
 from components.train import report
 from components.train.job import Job
-from components.train.progress import History, dropout_seed, finish, state_of
+from components.train.progress import History, finish, state_of
 from components.train.setup import Data, evaluate, load_data, prepare
 from components.train.world import World, join
 
@@ -69,7 +69,7 @@ def train(job: Job, world: World, data: Data) -> History:
             token_budget=job.token_budget,
             packed=data.packed,
         )
-        torch.manual_seed(dropout_seed(job.seed, history.step, world.rank))
+        trainee.seed(job.seed, history.step, world.rank)
 
         loss_sum = torch.zeros((), device=world.device)
         for number, forward in enumerate(forwards):

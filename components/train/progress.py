@@ -22,11 +22,6 @@ from components.train.world import World
 KEPT_BEST = 3
 
 
-def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a step's dropout on a rank; distinct for 2^20 ranks and 2^31 steps."""
-    return (seed << 51) ^ (step << 20) ^ rank
-
-
 @dataclass(slots=True, kw_only=True)
 class History:
     """What a checkpoint remembers besides tensors.

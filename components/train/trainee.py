@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from components.contract import SpecError
-from components.lib import modelling, optim
+from components.lib import attention, modelling, optim
 from components.lib.dataset import Split
 from components.lib.tasks import Batch
 from components.train.job import Job
@@ -45,6 +45,14 @@ class Trainee:
     device: torch.device
     embedding: tuple[NDArray[np.int64], torch.Tensor] | None
     scaler: torch.amp.GradScaler
+    bits: attention.DropoutBits | None
+
+    def seed(self, seed: int, step: int, rank: int) -> None:
+        """Make the dropout of the coming step a function of these numbers."""
+        # Distinct for 2^20 ranks and 2^31 steps.
+        torch.manual_seed((seed << 51) ^ (step << 20) ^ rank)
+        if self.bits is not None:
+            self.bits.seed(seed, step, rank)
 
     def logits(self, batch: Batch, *, training: bool = True) -> torch.Tensor:
         """Run the model on a batch."""
@@ -129,7 +137,10 @@ def make_trainee(job: Job, labels: list[str], world: World, used: NDArray[np.int
         used: token ids that occur in the data; empty for images.
     """
     torch.manual_seed(job.seed)
-    model = modelling.new_model(job.model, job.task, labels, overrides=_overrides(job))
+    implementation = attention.PADDED if world.device.type == "cpu" else "sdpa"
+    model = modelling.new_model(
+        job.model, job.task, labels, attention=implementation, overrides=_overrides(job)
+    )
     parameters = modelling.parameter_count(model)
     rate = job.learning_rate or optim.learning_rate_rule(
         method=job.method,
@@ -151,6 +162,7 @@ def make_trainee(job: Job, labels: list[str], world: World, used: NDArray[np.int
     elif precision == "bf16" and world.device.type == "cpu":
         copy = optim.ComputeCopy(model, torch.bfloat16)
         forward = copy.replica
+    bits = attention.use_bit_dropout(forward) if world.device.type == "cpu" else None
     groups = optim.parameter_groups(model, job.weight_decay)
     return Trainee(
         model=model,
@@ -162,6 +174,7 @@ def make_trainee(job: Job, labels: list[str], world: World, used: NDArray[np.int
         device=world.device,
         embedding=embedding,
         scaler=torch.amp.GradScaler(world.device.type, enabled=precision == "fp16"),
+        bits=bits,
     )
 
 
