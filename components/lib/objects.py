@@ -1,0 +1,315 @@
+"""Object stores (S3 and what speaks it, Google Cloud Storage, Azure Blob) through obstore.
+
+Credentials come from the clients' own environment variables and roles, never from a URI. A URI may
+carry options: ``s3://bucket/prefix?endpoint=http://host:port&region=…&storage_class=GLACIER_IR
+&sse=aws:kms&kms_key=…``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from components.contract import DataError, SpecError, StepError
+from components.lib.buckets import Entry
+from components.lib.retry import retrying
+
+T = TypeVar("T")
+
+# obstore repeats a request itself; ours around it also repeats a transfer that arrived damaged.
+REQUEST_RETRIES = 6
+RETRY_SECONDS = 60
+REQUEST_TIMEOUT_SECONDS = 30
+TRANSFER_ATTEMPTS = 4
+PART_BYTES = 16 << 20
+MULTIPART_PARTS = 9_000  # S3 allows 10,000
+RANGE_BYTES = 8 << 20
+CONCURRENCY = 8
+OPTIONS = {"endpoint", "region", "storage_class", "sse", "kms_key"}
+
+
+class ObjectBucket:
+    """A prefix of a bucket or container."""
+
+    root: Path | None = None
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.partition("?")[0]
+        self._store, self.storage_class = _open(uri)
+        self._attributes = {"Storage-Class": self.storage_class} if self.storage_class else None
+
+    def read(self, key: str) -> bytes | None:
+        import obstore
+
+        try:
+            return self._call(lambda: bytes(obstore.get(self._store, key).bytes()), f"read {key}")
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, body: bytes, *, create_only: bool = False) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create" if create_only else "overwrite"
+        try:
+            # Small documents stay in the standard class: archives bill a minimum size.
+            self._call(
+                lambda: obstore.put(self._store, key, body, mode=mode, use_multipart=False),
+                f"write {key}",
+            )
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+    def upload(self, key: str, source: Path) -> None:
+        import obstore
+
+        size = source.stat().st_size
+        part = max(PART_BYTES, -(-size // MULTIPART_PARTS))
+
+        def attempt() -> None:
+            obstore.put(
+                self._store,
+                key,
+                source,
+                attributes=self._attributes,
+                use_multipart=size > part,
+                chunk_size=part,
+                max_concurrency=CONCURRENCY,
+            )
+
+        self._call(attempt, f"upload {key}")
+        found = self.entry(key)
+        if found is None or found.bytes != size:
+            stored = 0 if found is None else found.bytes
+            raise StepError(f"{self.uri}/{key}: {stored} of {size} bytes arrived", remedy="retry")
+
+    def download(self, key: str, target: Path) -> str:
+        """Read in parallel ranges; see `Bucket.download`."""
+        found = self.entry(key)
+        if found is None:
+            raise FileNotFoundError(f"{self.uri}/{key}")
+
+        def attempt() -> str:
+            return self._ranges(key, found.bytes, target)
+
+        return self._call(attempt, f"download {key}")
+
+    def _ranges(self, key: str, size: int, target: Path) -> str:
+        import obstore
+
+        digest = hashlib.sha256()
+        starts = range(0, size, RANGE_BYTES)
+
+        def part(start: int) -> Any:
+            end = min(start + RANGE_BYTES, size)
+            body = obstore.get_range(self._store, key, start=start, end=end)
+            if len(body) != end - start:
+                raise ConnectionError(f"{self.uri}/{key}: {len(body)} of {end - start} bytes")
+            return body
+
+        with target.open("wb") as stream, ThreadPoolExecutor(CONCURRENCY) as pool:
+            # In waves, so that at most CONCURRENCY parts are in memory.
+            for wave in range(0, len(starts), CONCURRENCY):
+                for body in pool.map(part, starts[wave : wave + CONCURRENCY]):
+                    digest.update(body)
+                    stream.write(body)
+        return digest.hexdigest()
+
+    def freshen(self, key: str, *, older_than_seconds: float) -> bool:
+        import obstore
+
+        found = self.entry(key)
+        if found is None:
+            return False
+        if found.modified < self.now() - older_than_seconds:
+            # Away and back within the server, for S3 refuses to copy an object onto itself. Should
+            # a collection remove it in between, the way back makes it again.
+            aside = f"renewed/{os.getpid()}-{time.time_ns()}"
+            try:
+                self._call(lambda: obstore.copy(self._store, key, aside), f"renew {key}")
+                self._call(lambda: obstore.copy(self._store, aside, key), f"renew {key}")
+            except FileNotFoundError:
+                return False
+            finally:
+                self.delete(aside)
+        return True
+
+    def entry(self, key: str) -> Entry | None:
+        import obstore
+
+        try:
+            meta = self._call(lambda: obstore.head(self._store, key), f"look up {key}")
+        except FileNotFoundError:
+            return None
+        return Entry(key=key, bytes=meta["size"], modified=meta["last_modified"].timestamp())
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        import obstore
+
+        def pages() -> list[Any]:
+            return [meta for page in obstore.list(self._store, prefix=prefix) for meta in page]
+
+        for meta in self._call(pages, f"list {prefix}"):
+            yield Entry(
+                key=meta["path"], bytes=meta["size"], modified=meta["last_modified"].timestamp()
+            )
+
+    def delete(self, key: str, *, unless_newer_than: float | None = None) -> bool:
+        import obstore
+
+        if unless_newer_than is not None:
+            found = self.entry(key)
+            if found is None or found.modified > unless_newer_than:
+                return False
+        try:
+            self._call(lambda: obstore.delete(self._store, key), f"delete {key}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def now(self) -> float:
+        return time.time()
+
+    def server_time(self) -> float:
+        """Return the server's time, by writing a probe: clocks differ by more than a second."""
+        self.write("clock", b"")
+        found = self.entry("clock")
+        assert found is not None
+        return found.modified
+
+    def _call(self, work: Callable[[], T], what: str) -> T:
+        """Run one operation with bounded retries, and translate what finally fails."""
+        from obstore import exceptions as failures
+
+        final = (
+            FileNotFoundError,
+            failures.AlreadyExistsError,
+            failures.PreconditionError,
+            failures.PermissionDeniedError,
+            failures.UnauthenticatedError,
+        )
+        try:
+            return retrying(
+                work,
+                what=what,
+                attempts=TRANSFER_ATTEMPTS,
+                retriable=lambda error: not isinstance(error, final),
+            )
+        except (FileNotFoundError, failures.AlreadyExistsError, failures.PreconditionError):
+            raise
+        except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
+            raise DataError(
+                f"{self.uri}: the store refuses to {what}: {_first_line(error)}",
+                remedy="check the credentials in the environment and their rights on this bucket",
+            ) from error
+        except (failures.BaseError, OSError) as error:
+            raise StepError(
+                f"{self.uri}: cannot {what}: {_first_line(error)}",
+                remedy="the store was asked several times; run again when it answers",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 300 else text[:300] + "…"
+
+
+def _open(uri: str) -> tuple[Any, str | None]:
+    import obstore.store
+
+    parts = urlsplit(uri)
+    options = dict(parse_qsl(parts.query))
+    unknown = set(options) - OPTIONS
+    if unknown:
+        raise SpecError(
+            f"storage: option {sorted(unknown)[0]!r} of {uri!r} is not known",
+            remedy=f"use {', '.join(sorted(OPTIONS))}",
+        )
+    config: dict[str, Any] = {}
+    endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL")
+    if parts.scheme == "s3":
+        config["region"] = options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
+        if endpoint:
+            config["endpoint"] = endpoint
+            config["virtual_hosted_style_request"] = False
+        if "sse" in options:
+            config["server_side_encryption"] = options["sse"]
+        if "kms_key" in options:
+            config["sse_kms_key_id"] = options["kms_key"]
+    client: dict[str, Any] = {
+        "timeout": timedelta(seconds=REQUEST_TIMEOUT_SECONDS),
+        "connect_timeout": timedelta(seconds=10),
+        "allow_http": bool(endpoint and endpoint.startswith("http://")),
+    }
+    retry: dict[str, Any] = {
+        "max_retries": REQUEST_RETRIES,
+        "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=100),
+            "max_backoff": timedelta(seconds=5),
+            "base": 2,
+        },
+    }
+    plain = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+    from_url: Any = obstore.store.from_url  # its overloads tell the stores apart by config type
+    try:
+        store = from_url(plain, config=config or None, client_options=client, retry_config=retry)
+    except Exception as error:
+        raise SpecError(f"storage: {uri!r} cannot be opened: {_first_line(error)}") from error
+    return store, options.get("storage_class")
+
+
+def head(uri: str) -> list[Any]:
+    """Return etag and size of one remote object (or of all below a prefix), as its identity.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    import obstore
+
+    parts = uri.partition("?")
+    base, _, name = parts[0].rpartition("/")
+    bucket = ObjectBucket(base + parts[1] + parts[2])
+    try:
+        meta = bucket._call(lambda: obstore.head(bucket._store, name), f"look up {name}")
+        return [meta.get("e_tag"), meta["size"]]
+    except FileNotFoundError:
+        pass
+    found = [[e.key, e.bytes, e.modified] for e in ObjectBucket(uri).list("")]
+    if not found:
+        raise DataError(f"{uri}: no such object", remedy="check data.*.uri in the spec")
+    return found
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Download one object, or all below a prefix into a folder, and return the path.
+
+    Raises:
+        DataError: nothing is there, or a key leaves the folder.
+    """
+    parts = uri.partition("?")
+    base, _, name = parts[0].rpartition("/")
+    bucket = ObjectBucket(base + parts[1] + parts[2])
+    target = folder / hashlib.sha256(uri.encode()).hexdigest()[:12]
+    target.mkdir(parents=True, exist_ok=True)
+    if bucket.entry(name) is not None:
+        bucket.download(name, target / name)
+        return target / name
+    bucket = ObjectBucket(uri)
+    for found in bucket.list(""):
+        path = target / found.key
+        if not path.resolve().is_relative_to(target.resolve()):
+            raise DataError(f"{uri}: key {found.key!r} leaves its folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bucket.download(found.key, path)
+    if not any(target.iterdir()):
+        raise DataError(f"{uri}: no such object", remedy="check data.*.uri in the spec")
+    return target
