@@ -124,7 +124,6 @@ def _add_output_modes(command: argparse.ArgumentParser) -> None:
 
 def _make_plan(arguments: argparse.Namespace, *, here: bool) -> tuple[Any, Any]:
     """Return the spec and the plan that the arguments ask for."""
-    from pipelines.cost.calibration import load_calibration
     from pipelines.cost.catalog import load_catalog
     from pipelines.plan import make_plan
     from pipelines.spec import load_spec
@@ -136,11 +135,27 @@ def _make_plan(arguments: argparse.Namespace, *, here: bool) -> tuple[Any, Any]:
     plan = make_plan(
         spec,
         catalog=load_catalog(arguments.catalog),
-        calibration=load_calibration(arguments.calibration) if arguments.calibration else None,
+        calibration=_load_calibration(arguments.calibration),
         observed=observed,
         here=here,
     )
     return spec, plan
+
+
+def _load_calibration(path: Path | None) -> Any:
+    """Return the reviewed calibration at `path` (YAML or JSON), or None."""
+    if path is None:
+        return None
+    import yaml
+
+    from pipelines.cost.calibration import Calibration
+
+    try:
+        return Calibration.from_json(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise SpecError(
+            f"{path}: not a calibration: {error}", remedy="write one with suanli calibrate"
+        ) from None
 
 
 def _read_json(path: Path) -> Any:

@@ -43,7 +43,8 @@ def run(context: StepContext) -> str:
     source = context.fetch(context.inputs["model"])
     folder = context.folder("model")
     with context.phase("compress"):
-        for path in source.iterdir():
+        # Folders (training curves) stay with the tuned model.
+        for path in (entry for entry in source.iterdir() if entry.is_file()):
             shutil.copyfile(path, folder / path.name)
         info = json.loads((source / "suanli.json").read_text())
         _write_info(folder, {**info, "variant": variant, "onnx_precision": precision})
