@@ -73,6 +73,8 @@ class StepContext:
         """Return a local read-only folder with the verified content of the artifact at `uri`."""
         with self.phase("stage_in"):
             self.bytes_in += self.store.size_bytes(uri)
+            # Where the storage policy counts how often each artifact is read.
+            self.metrics.setdefault("artifacts_read", []).append(uri)
             return self.store.fetch(uri, self.scratch / "inputs" / uri.rsplit("/", 1)[1][:16])
 
     def put(self, folder: Path, *, kind: str) -> str:

@@ -1,0 +1,280 @@
+"""`suanli tier`: where everything is, what it costs, what should move, what can go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from components.lib.archive import needs_restore, restore_objects
+from components.lib.buckets import blob_key
+from components.lib.collect import (
+    DAY_SECONDS,
+    GRACE_SECONDS,
+    Collected,
+    collect,
+    drop,
+    named_artifacts,
+    tier_time,
+)
+from components.storage import TIERS, Store
+from pipelines.cost.catalog import Catalog, StorageClass
+from pipelines.cost.tiering import Usage, best_class
+
+GB = 1e9
+DAYS_PER_MONTH = 30.4
+# Storage class that a tier is billed as when its URI names none.
+DEFAULT_CLASS = {"hot": "block", "warm": "standard", "cold": "glacier-ir"}
+CLASS_OF_S3 = {
+    "STANDARD": "standard",
+    "STANDARD_IA": "infrequent",
+    "GLACIER_IR": "glacier-ir",
+    "DEEP_ARCHIVE": "archive",
+}
+CLOUD_OF_SCHEME = {"s3": "aws", "gs": "gcp", "az": "azure", "abfs": "azure"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """One artifact: where it is, who needs it, what it costs and where it should be.
+
+    Money is None for tiers that are folders of this machine.
+    """
+
+    uri: str
+    kind: str
+    bytes: int
+    files: int
+    tiers: tuple[str, ...]
+    named_by: str | None
+    age_days: float
+    idle_days: float
+    reads: int
+    usd_per_month: float | None
+    best_tier: str
+    best_usd_per_month: float | None
+
+
+def status(store: Store, catalog: Catalog | None = None) -> list[Holding]:
+    """Return every artifact on any tier, largest monthly saving first.
+
+    Args:
+        catalog: prices; without it money and best tier are not judged.
+    """
+    named, _ = named_artifacts(store, retention_days=None)
+    reads = read_counts(store)
+    found: dict[str, dict[str, Any]] = {}
+    for tier, bucket in store.buckets.items():
+        now = tier_time(bucket) if any(True for _ in bucket.list("manifests")) else 0.0
+        for entry in bucket.list("manifests"):
+            digest = entry.key.removeprefix("manifests/").removesuffix(".json")
+            row = found.setdefault(digest, {"tiers": [], "ages": []})
+            row["tiers"].append(tier)
+            row["ages"].append(max(0.0, now - entry.modified) / DAY_SECONDS)
+    holdings = []
+    for digest, row in found.items():
+        body = next(
+            text
+            for tier in row["tiers"]
+            if (text := store.buckets[tier].read(f"manifests/{digest}.json")) is not None
+        )
+        uri = f"artifact://{json.loads(body)['kind']}/{digest}"
+        holdings.append(_holding(store, catalog, uri, row, named.get(digest), reads.get(uri, 0)))
+    return sorted(holdings, key=lambda h: (-_saving(h), h.uri))
+
+
+def read_counts(store: Store) -> dict[str, int]:
+    """Count how often each artifact was read, from the step reports of all runs."""
+    counts: dict[str, int] = {}
+    for key in store.list_json("runs"):
+        if "/steps/" not in key:
+            continue
+        report = store.get_json(key) or {}
+        if report.get("cached"):
+            continue
+        for uri in report.get("metrics", {}).get("artifacts_read", []):
+            counts[uri] = counts.get(uri, 0) + 1
+    return counts
+
+
+def sweep(
+    store: Store, catalog: Catalog, *, dry_run: bool = True, idle_days: float = 1.0
+) -> list[tuple[Holding, str]]:
+    """Move every artifact to the tier that costs least; return what moved and what was done.
+
+    An artifact used in the last `idle_days` stays on the hot tier as well. A move copies, reads
+    every byte back, and only then removes the old copy: a crash leaves both.
+    """
+    moves = []
+    for holding in status(store, catalog):
+        keep = {holding.best_tier}
+        if holding.idle_days < idle_days and "hot" in holding.tiers:
+            keep.add("hot")
+        add, remove = keep - set(holding.tiers), set(holding.tiers) - keep
+        if not add and not remove:
+            continue
+        moves.append((holding, _words(add, remove)))
+        if dry_run:
+            continue
+        for tier in sorted(add):
+            store.copy_to_tier(holding.uri, tier)
+            store.verify(holding.uri, tier)
+        for tier in sorted(remove):
+            drop(store, holding.uri, tier)
+    return moves
+
+
+def restore(
+    store: Store,
+    uri: str,
+    *,
+    tier: str = "hot",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    poll_seconds: float = 60.0,
+    timeout_seconds: float = 48 * 3600.0,
+) -> None:
+    """Make the artifact readable on `tier`, waiting for archive classes if that is where it is.
+
+    Raises:
+        DataError: no tier holds it.
+        StepError: an archive does not give it back in time.
+    """
+    sources = [name for name in store.tiers_of(uri) if name != tier]
+    source = next(iter(sources), None)
+    if source is not None and needs_restore(getattr(store.tiers, source)):
+        keys = [blob_key(entry["sha256"]) for entry in store.manifest(uri)["files"]]
+        restore_objects(
+            getattr(store.tiers, source),
+            sorted(set(keys)),
+            poll_seconds=poll_seconds,
+            timeout_seconds=timeout_seconds,
+            on_progress=on_progress,
+        )
+    store.copy_to_tier(uri, tier)
+
+
+def gc(
+    store: Store,
+    *,
+    dry_run: bool = True,
+    grace_seconds: float = GRACE_SECONDS,
+    retention_days: float | None = 365.0,
+) -> Collected:
+    """Remove what no published model, run or marker names; see `components.lib.collect`."""
+    return collect(
+        store, dry_run=dry_run, grace_seconds=grace_seconds, retention_days=retention_days
+    )
+
+
+def lifecycle_rules(provider: str, *, retention_days: int, cold_after_days: int = 30) -> Any:
+    """Return lifecycle rules for the warm bucket, as ``s3`` or ``gcs`` JSON.
+
+    Blobs get colder with age and broken multipart uploads go; nothing expires by rule, because
+    only the collection knows what is still named. Run records expire after the retention.
+    """
+    if provider == "gcs":
+        return {
+            "rule": [
+                {
+                    "action": {"type": "SetStorageClass", "storageClass": "COLDLINE"},
+                    "condition": {"age": cold_after_days, "matchesPrefix": ["blobs/"]},
+                },
+                {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}},
+                {
+                    "action": {"type": "Delete"},
+                    "condition": {"age": retention_days, "matchesPrefix": ["runs/"]},
+                },
+            ]
+        }
+    if provider != "s3":
+        raise ValueError(f"lifecycle rules are known for s3 and gcs, not {provider!r}")
+    return {
+        "Rules": [
+            {
+                "ID": "suanli-cool-blobs",
+                "Status": "Enabled",
+                # Objects below 128 KiB cost more in the colder class than they save.
+                "Filter": {"And": {"Prefix": "blobs/", "ObjectSizeGreaterThan": 131_072}},
+                "Transitions": [{"Days": cold_after_days, "StorageClass": "GLACIER_IR"}],
+            },
+            {
+                "ID": "suanli-abort-uploads",
+                "Status": "Enabled",
+                "Filter": {"Prefix": ""},
+                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+            },
+            {
+                "ID": "suanli-expire-runs",
+                "Status": "Enabled",
+                "Filter": {"Prefix": "runs/"},
+                "Expiration": {"Days": retention_days},
+            },
+        ]
+    }
+
+
+def _holding(
+    store: Store,
+    catalog: Catalog | None,
+    uri: str,
+    row: dict[str, Any],
+    named_by: str | None,
+    reads: int,
+) -> Holding:
+    files = store.manifest(uri)["files"]
+    size = sum(int(entry["bytes"]) for entry in files)
+    age, idle = max(row["ages"]), min(row["ages"])
+    usage = Usage(
+        bytes=size,
+        files=len(files),
+        age_days=max(age, 1.0),
+        idle_days=idle,
+        reads=reads,
+        published=(named_by or "").startswith("published/"),
+    )
+    classes = {t: tier_class(store, catalog, t) for t in TIERS} if catalog else {}
+    priced = {t: c for t, c in classes.items() if c is not None}
+    held = [t for t in row["tiers"] if t in priced]
+    best = best_class(usage, priced) if priced else row["tiers"][0]
+    return Holding(
+        uri=uri,
+        kind=uri.split("/")[2],
+        bytes=size,
+        files=len(files),
+        tiers=tuple(row["tiers"]),
+        named_by=named_by,
+        age_days=age,
+        idle_days=idle,
+        reads=reads,
+        usd_per_month=sum(_monthly(size, len(files), priced[t]) for t in held) if held else None,
+        best_tier=best,
+        best_usd_per_month=_monthly(size, len(files), priced[best]) if best in priced else None,
+    )
+
+
+def tier_class(store: Store, catalog: Catalog, tier: str) -> StorageClass | None:
+    """Return the prices of a tier by its URI; a folder of this machine has none."""
+    uri = getattr(store.tiers, tier)
+    scheme = uri.partition("://")[0]
+    if scheme not in CLOUD_OF_SCHEME:
+        return None
+    option = uri.partition("storage_class=")[2].partition("&")[0]
+    name = CLASS_OF_S3.get(option, DEFAULT_CLASS[tier] if tier != "hot" else "standard")
+    return catalog.storage_class(CLOUD_OF_SCHEME[scheme], name)
+
+
+def _monthly(size: int, files: int, prices: StorageClass) -> float:
+    return max(size, files * prices.min_object_bytes) / GB * prices.usd_per_gb_month
+
+
+def _saving(holding: Holding) -> float:
+    if holding.usd_per_month is None or holding.best_usd_per_month is None:
+        return 0.0
+    return holding.usd_per_month - holding.best_usd_per_month
+
+
+def _words(add: set[str], remove: set[str]) -> str:
+    parts = [f"copy to {tier}" for tier in sorted(add)]
+    parts += [f"remove from {tier}" for tier in sorted(remove)]
+    return ", ".join(parts)
