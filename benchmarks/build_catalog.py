@@ -47,7 +47,7 @@ GCP_GPU_NAMES = {
     "h100-80gb-mega": "H100-SXM5-80GB", "l4": "L4", "rtx6000": "RTXPRO6000",
 }  # fmt: skip
 GCP_CPU_KIND = {
-    "e2": "zen2", "n2": "icelake", "n2d": "zen3", "c3": "sapphire-rapids", "c3d": "zen4",
+    "e2": "skylake", "n2": "icelake", "n2d": "zen3", "c3": "sapphire-rapids", "c3d": "zen4",
     "c2d": "zen3", "c4d": "zen4", "a2": "cascadelake", "a3": "sapphire-rapids",
     "g2": "cascadelake", "g4": "zen4",
 }  # fmt: skip
