@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.contract import InfeasiblePlanError
+from components.contract import InfeasiblePlanError, content_hash
 from pipelines.cost.arguments import step_arguments
 from pipelines.cost.calibration import Calibration
-from pipelines.cost.catalog import STALE_AFTER_DAYS, Catalog
-from pipelines.cost.chain import StepCost, cpu_step_time, step_cost
+from pipelines.cost.catalog import STALE_AFTER_DAYS, Catalog, load_catalog
+from pipelines.cost.chain import cpu_step_time, step_cost
+from pipelines.cost.decide_cloud import Found, decide_cloud, overheads
 from pipelines.cost.decide_here import decide_here
 from pipelines.cost.estimate import Alternative, Estimate
 from pipelines.cost.first_order import first_order
@@ -18,7 +19,9 @@ from pipelines.cost.here import machine_here
 from pipelines.cost.job import Job
 from pipelines.cost.machine import machine_of_here
 from pipelines.cost.requests import node_selector, resources, timeout, tolerations
+from pipelines.cost.storage import storage_rows
 from pipelines.cost.way import HERE, Placement, Way
+from pipelines.cost.whole_life import chain_notes
 from pipelines.cost.words import dollars, duration
 
 # Steps of one variant, and those that run where the model will serve.
@@ -50,25 +53,88 @@ def decide(
     Raises:
         InfeasiblePlanError: see `pipelines.plan.make_plan`.
     """
+    prices = {"hash": catalog.hash, "date": catalog.date, "stale_days": STALE_AFTER_DAYS}
+    learnt = {
+        "hash": content_hash(calibration.to_json()) if calibration else None,
+        "observations": int(calibration.evidence.get("observations", 0)) if calibration else 0,
+    }
+    if here:
+        return _here(job, prices, learnt, cache_dir)
+    return _cloud(job, catalog, prices, learnt, calibration)
+
+
+def _here(
+    job: Job, prices: dict[str, Any], learnt: dict[str, Any], cache_dir: Path | None
+) -> Decision:
     machine = machine_of_here(machine_here(cache_dir))
-    way, alternatives = decide_here(job, machine)
-    steps = plan_steps(job, way)
-    seconds = Estimate.sum([s["seconds"] for s in steps])
+    way, others = decide_here(job, machine)
+    steps = plan_steps(job, way, {})
     usd = _money(steps)
-    check_limits(job, seconds.value, None if usd is None else usd.value)
+    check_limits(job, sum(s["seconds"].value for s in steps), None if usd is None else usd.value)
+    batch = cpu_step_time(job, machine, way.training.precision)
     return Decision(
         steps=steps,
         usd=usd,
-        first_order=first_order(
-            job, way, batch_seconds=cpu_step_time(job, machine, way.training.precision)
-        ),
-        alternatives=alternatives,
-        candidates={"considered": len(alternatives), "pruned": 0, "feasible": len(alternatives)},
-        storage=(),
-        catalog={"hash": catalog.hash, "date": catalog.date, "stale_days": STALE_AFTER_DAYS},
-        calibration={"hash": None, "observations": 0},
-        notes=(),
+        first_order=first_order(job, way, batch_seconds=batch),
+        alternatives=others,
+        candidates={"considered": len(others), "pruned": 0, "feasible": len(others)},
+        storage=storage_rows(job, load_catalog(), "own"),
+        catalog=prices,
+        calibration=learnt,
+        notes=_data_notes(job),
     )
+
+
+def _cloud(
+    job: Job,
+    catalog: Catalog,
+    prices: dict[str, Any],
+    learnt: dict[str, Any],
+    calibration: Calibration | None,
+) -> Decision:
+    found = decide_cloud(job, catalog, calibration)
+    steps = plan_steps(job, found.way, overheads(found, step_names(job.variants)))
+    steps = _share_money(steps, found)
+    cloud = found.way.light.instance.cloud if found.way.light.instance else "own"
+    return Decision(
+        steps=steps,
+        usd=_money(steps),
+        first_order=first_order(job, found.way, batch_seconds=found.batch_seconds),
+        alternatives=found.alternatives,
+        candidates={**found.space.counts, "feasible": found.feasible},
+        storage=storage_rows(job, catalog, cloud),
+        catalog=prices,
+        calibration=learnt,
+        notes=(*_data_notes(job), *chain_notes(job, catalog, found)),
+    )
+
+
+def _share_money(steps: tuple[dict[str, Any], ...], found: Found) -> tuple[dict[str, Any], ...]:
+    """Give each step its share of what the search counted for the whole chain (cold starts, least
+    billed time, expected interruptions, transfer), so that the steps add up to the total."""
+    light = sum(s["usd"].value for s in steps if s["usd"] is not None and s["kind"] != "train")
+    shared = []
+    for step in steps:
+        usd = step["usd"]
+        if usd is not None and step["kind"] == "train":
+            usd = usd.scaled(found.train_usd / usd.value) if usd.value else usd
+        elif usd is not None and light:
+            usd = usd.scaled(found.light_usd / light)
+        shared.append({**step, "usd": usd})
+    return tuple(shared)
+
+
+def _data_notes(job: Job) -> tuple[str, ...]:
+    notes = []
+    for name, split in job.profile.items():
+        if split.source == "assumed":
+            notes.append(
+                f"{name}: the data cannot be read here and data.profile is not given; "
+                f"{split.rows:,} rows of {split.mean_length:.0f} tokens are assumed"
+            )
+        elif split.source == "sampled":
+            notes.append(f"{name}: lengths come from a sample of the data")
+    return tuple(notes)
 
 
 def step_names(variants: tuple[str, ...]) -> list[tuple[str, str, str | None]]:
@@ -82,17 +148,29 @@ def step_names(variants: tuple[str, ...]) -> list[tuple[str, str, str | None]]:
     return [*names, *((kind, kind, None) for kind in ("select", "publish", "report"))]
 
 
-def plan_steps(job: Job, way: Way) -> tuple[dict[str, Any], ...]:
-    """Return every step as the keyword arguments of `StepPlan`."""
-    return tuple(_step(job, way, *name) for name in step_names(job.variants))
+def plan_steps(job: Job, way: Way, waits: dict[str, float]) -> tuple[dict[str, Any], ...]:
+    """Return every step as the keyword arguments of `StepPlan`.
+
+    Args:
+        waits: seconds that a step waits for its node and pod, by task name.
+    """
+    return tuple(
+        _step(job, way, *name, waits=waits.get(name[0], 0.0)) for name in step_names(job.variants)
+    )
 
 
-def _step(job: Job, way: Way, name: str, kind: str, variant: str | None) -> dict[str, Any]:
+def _step(
+    job: Job, way: Way, name: str, kind: str, variant: str | None, *, waits: float
+) -> dict[str, Any]:
     training = way.training
     on_train = kind == "train"
     place = training.placement if on_train else way.serving if kind in SERVING_KINDS else way.light
     found = training.cost if on_train else step_cost(job, place.machine, kind, variant or "fp32")
-    gpus = training.gpus if on_train else 0
+    seconds = Estimate.sum(
+        [found.seconds, Estimate(value=waits, low=0.7 * waits, high=1.4 * waits)]
+    )
+    # A variant is measured on the GPU that serves it; training owns what it asked for.
+    gpus = training.gpus if on_train else int(bool(place.instance and place.instance.gpu))
     processes = training.processes if on_train else 1
     nodes = training.nodes if on_train else 1
     return {
@@ -106,10 +184,10 @@ def _step(job: Job, way: Way, name: str, kind: str, variant: str | None) -> dict
             kind, found, place.instance, cores=place.machine.cores, processes=processes, gpus=gpus
         ),
         "timeout_s": timeout(found),
-        "seconds": found.seconds,
+        "seconds": seconds,
         "peak_memory_bytes": found.memory_bytes,
         "peak_gpu_memory_bytes": found.gpu_memory_bytes,
-        "usd": _usd(found, place, nodes),
+        "usd": _usd(seconds, place, nodes),
         "node_selector": node_selector(place.instance, place.capacity),
         "tolerations": tolerations(place.instance, place.capacity, gpus),
         "arguments": step_arguments(job, way, kind, variant),
@@ -117,10 +195,10 @@ def _step(job: Job, way: Way, name: str, kind: str, variant: str | None) -> dict
     }
 
 
-def _usd(found: StepCost, place: Placement, nodes: int) -> Estimate | None:
+def _usd(seconds: Estimate, place: Placement, nodes: int) -> Estimate | None:
     if place.usd_per_hour is None:
         return None
-    return found.seconds.scaled(place.usd_per_hour * nodes / 3600.0)
+    return seconds.scaled(place.usd_per_hour * nodes / 3600.0)
 
 
 def _money(steps: tuple[dict[str, Any], ...]) -> Estimate | None:

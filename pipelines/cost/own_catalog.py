@@ -110,7 +110,7 @@ def _from_csv(text: str, path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     for row in reader:
         where = f"{path}:{reader.line_num}"
         if None in row or None in row.values():
-            have = len([v for v in row.values() if v is not None]) + len(row.get(None) or [])  # type: ignore[call-overload]
+            have = len([v for v in row.values() if v is not None]) + len(row.get(None) or [])
             raise SpecError(f"{where}: {have} cells where the header has {len(header)}")
         yield row, where
 
