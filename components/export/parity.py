@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from components.contract import StepError
+
 # Largest allowed difference of a logit, relative to the spread (standard deviation) of the
 # reference's logits, and least share of equal predictions. fp32 leaves a factor of 10 above what
 # reordered sums give (1e-5), and catches the mis-fusion of uneven heads (3e-4 of logits that
@@ -61,6 +63,8 @@ def compare(
         precision: chooses the bounds.
     """
     a, b = np.concatenate(reference), np.concatenate(found)
+    if a.shape != b.shape:
+        raise StepError(f"the graph gives logits of shape {b.shape}, PyTorch {a.shape}")
     difference = np.abs(a - b)
     worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
     spread = float(a.std())
@@ -104,7 +108,7 @@ def session_logits(
     session: Any, feeds: list[dict[str, np.ndarray]], per_token: bool
 ) -> list[np.ndarray]:
     """Return the graph's logits of real tokens (or of sequences), a batch each."""
-    from components.lib.runner import DTYPES
+    from components.lib.sessions import DTYPES
 
     kinds = {item.name: DTYPES[item.type] for item in session.get_inputs()}
     results = []

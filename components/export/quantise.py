@@ -22,6 +22,9 @@ from components.lib import onnx_graph
 
 # MatMulNBits: 4-bit weights in blocks of 32 with one scale each (llama.cpp's Q4_0 layout).
 INT4_BLOCK = 32
+STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
+# Weights of fewer elements stay fp32.
+SMALL = 1024
 Ranges = dict[str, tuple[float, float]]
 
 
@@ -45,7 +48,7 @@ class Rewrite:
     def add(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         from onnx import helper
 
-        standard = operator in ("DynamicQuantizeLinear", "QuantizeLinear", "Add", "Transpose")
+        standard = operator in STANDARD
         domain = "" if standard else onnx_graph.MICROSOFT
         node = helper.make_node(
             operator, inputs, outputs, name=outputs[0], domain=domain, **attributes
@@ -105,10 +108,12 @@ def int8(model: Any, ranges: Ranges | None = None) -> Any:
     """
     from onnx import helper, numpy_helper
 
+    source, model = model, type(model)()
+    model.CopyFrom(source)  # nodes are renamed below
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     rewrite = Rewrite(weights, ranges)
-    for node in model.graph.node:
-        quantise_node(rewrite, node)
+    for node, bias in with_biases(list(model.graph.node), weights):
+        quantise_node(rewrite, node, bias)
     used = {name for node in rewrite.nodes for name in node.input}
     kept = [t for t in model.graph.initializer if t.name in used]
     tensors = kept + [t for name, t in rewrite.tensors.items() if name in used]
@@ -119,6 +124,37 @@ def int8(model: Any, ranges: Ranges | None = None) -> Any:
     versions[onnx_graph.MICROSOFT] = 1
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+
+
+def with_biases(nodes: list[Any], weights: Any) -> list[tuple[Any, str | None]]:
+    """Join every MatMul with the bias added to it: 8-bit products add it while they scale sums.
+
+    Returns:
+        Nodes in order with the bias to add or None; a joined MatMul yields the sum's name.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    joined: dict[str, tuple[Any, str]] = {}
+    for node in nodes:
+        if node.op_type != "MatMul" or product_kind(node, weights) is None:
+            continue
+        after = readers.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type in ("Add", "Sum"):
+            other = [name for name in after[0].input if name != node.output[0]]
+            if len(other) == 1 and other[0] in weights and np.ndim(weights[other[0]]) == 1:
+                joined[node.output[0]] = (after[0], other[0])
+    swallowed = {id(add) for add, _ in joined.values()}
+    result: list[tuple[Any, str | None]] = []
+    for node in nodes:
+        if id(node) in swallowed:
+            continue
+        add, bias = joined.get(node.output[0], (None, None))
+        if add is not None:
+            node.output[0] = add.output[0]
+        result.append((node, bias))
+    return result
 
 
 def activations(model: Any) -> list[str]:
@@ -140,11 +176,11 @@ def product_kind(node: Any, weights: Any) -> str | None:
     return node.op_type if shape is not None and len(shape) == 2 else None
 
 
-def quantise_node(rewrite: Rewrite, node: Any) -> None:
-    """Write the 8-bit form of `node`, or the node itself."""
+def quantise_node(rewrite: Rewrite, node: Any, bias: str | None) -> None:
+    """Write the 8-bit form of `node` (with `bias` added), or the node itself."""
     kind = product_kind(node, rewrite.weights)
     if kind == "MatMul":
-        multiply(rewrite, node.input[0], node.input[1], None, node.output[0])
+        multiply(rewrite, node.input[0], node.input[1], bias, node.output[0])
     elif kind == "Gemm" and plain_gemm(node):
         name = node.input[1]
         if attribute(node, "transB", 0):
@@ -154,6 +190,10 @@ def quantise_node(rewrite: Rewrite, node: Any) -> None:
         multiply(rewrite, node.input[0], name, bias, node.output[0])
     elif kind == "Attention" and plain_attention(node):
         attend(rewrite, node)
+    elif node.op_type == "Gather" and is_table(rewrite.weights.get(node.input[0]), node):
+        look_up(rewrite, node)
+    elif node.op_type == "Slice" and is_table(rewrite.weights.get(node.input[0]), node):
+        shrink(rewrite, node)
     elif node.op_type == "EmbedLayerNormalization":
         embed(rewrite, node)
     else:
@@ -208,6 +248,43 @@ def attend(rewrite: Rewrite, node: Any) -> None:
     )
 
 
+def is_table(weight: np.ndarray | None, node: Any) -> bool:
+    """True for an embedding table whose rows are picked."""
+    if weight is None or weight.ndim != 2 or weight.dtype != np.float32:
+        return False
+    return attribute(node, "axis", 0) == 0
+
+
+def look_up(rewrite: Rewrite, node: Any) -> None:
+    """Pick 8-bit rows and their scales."""
+    from onnx import TensorProto
+
+    name, out = node.input[0], node.output[0]
+    value, scale = columns_to_int8(rewrite.weights[name].T)
+    rows = [
+        rewrite.tensor(f"{name}.int8", value.T),
+        rewrite.tensor(f"{name}.scale", scale[:, None]),
+    ]
+    for table, picked in zip(rows, (f"{out}.int8", f"{out}.scale"), strict=True):
+        rewrite.add("Gather", [table, node.input[1]], [picked], axis=0)
+    rewrite.add("Cast", [f"{out}.int8"], [f"{out}.float"], to=TensorProto.FLOAT)
+    rewrite.add("Mul", [f"{out}.float", f"{out}.scale"], [out])
+
+
+def shrink(rewrite: Rewrite, node: Any) -> None:
+    """Store a table in 8 bits; the session computes its fp32 form once, when it loads."""
+    from onnx import TensorProto
+
+    name = node.input[0]
+    value, scale = columns_to_int8(rewrite.weights[name].T)
+    table = rewrite.tensor(f"{name}.int8", value.T)
+    scales = rewrite.tensor(f"{name}.scale", scale[:, None])
+    rewrite.add("Cast", [table], [f"{name}.float"], to=TensorProto.FLOAT)
+    rewrite.add("Mul", [f"{name}.float", scales], [f"{name}.restored"])
+    node.input[0] = f"{name}.restored"
+    rewrite.nodes.append(node)
+
+
 def embed(rewrite: Rewrite, node: Any) -> None:
     """Write the embeddings with 8-bit tables."""
     ids, types, word, position, segment, gamma, beta = node.input[:7]
@@ -229,6 +306,25 @@ def embed(rewrite: Rewrite, node: Any) -> None:
         list(node.output)[:2],
         epsilon=attribute(node, "epsilon", 1e-12),
     )
+
+
+def half_weights(model: Any) -> Any:
+    """Store weights in fp16; the session restores them to fp32 once, when it loads (CPU kernels
+    compute in fp32: this halves the file, not the time)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    made = type(model)()
+    made.CopyFrom(model)
+    casts = []
+    for tensor in made.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= SMALL:
+            name, value = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(value, f"{name}.half"))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *made.graph.node]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
 
 
 def int4_weights(source: Path, target: Path) -> None:

@@ -8,45 +8,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.contract import DataError, StepError, SuanliError
-from components.export import encoder, parity, quantise, torchscript
-from components.lib import calibrate, fusion, onnx_graph
-from components.lib.dataset import load_split, read_manifest
+from components.contract import SpecError, StepError, SuanliError
+from components.export import graphs, parity
+from components.export.job import TOKEN_TASKS, Job, real_feeds
+from components.lib import onnx_graph
+from components.lib.dataset import read_manifest
 from components.lib.modelling import load_model, read_info
 from components.lib.references import TOKENIZER_FILES, pad_token_id
-from components.lib.runner import EXPORT_VERSION, PROVIDERS, Sequences, open_session
+from components.lib.runner import PACKED_FILE
+from components.lib.sessions import EXPORT_VERSION, PROVIDERS, open_session
 from components.runtime import StepContext
-
-TOKEN_TASKS = ("token-classification", "causal-lm")
-
-
-@dataclass(slots=True, kw_only=True)
-class Job:
-    """One model on its way to a graph."""
-
-    context: StepContext
-    model: Any
-    task: str
-    precision: str
-    target: str
-    max_length: int
-    pad_token_id: int
-    dataset: Path
-    work: Path
-    feeds: list[dict[str, np.ndarray]]
-    reference: list[np.ndarray]
-    fallbacks: list[str] = field(default_factory=list)
-
-    @property
-    def per_token(self) -> bool:
-        return self.task in TOKEN_TASKS
 
 
 def run(context: StepContext) -> str:
@@ -89,8 +65,11 @@ def run(context: StepContext) -> str:
         "parity_fused_fp32": checks[0].to_json(),
         "parameters": info.get("parameters"),
     }
+    if job.target == "gpu" and level == "encoder":
+        graphs.write_packed(job, folder / PACKED_FILE)
+        document["packed"] = True
     (folder / "export.json").write_text(json.dumps(document, indent=1, sort_keys=True))
-    context.notes += job.fallbacks
+    context.notes += [*job.fallbacks, *job.unproven]
     context.metrics.update(
         fusion=level, size_bytes=document["size_bytes"], parity=document["parity"]
     )
@@ -101,35 +80,6 @@ def run(context: StepContext) -> str:
     return context.put(folder, kind="onnx")
 
 
-def real_feeds(dataset: Path, pad: int, task: str, model: Any) -> list[dict[str, np.ndarray]]:
-    """Return padded batches of validation rows that span all lengths.
-
-    Raises:
-        DataError: the split is empty.
-    """
-    split = load_split(dataset, "validation")
-    if not split.rows:
-        raise DataError("validation split is empty", remedy="parity needs real sequences")
-    if task == "image-classification":
-        from components.lib.images import pixels
-
-        rows = np.arange(min(split.rows, parity.BATCHES * parity.ROWS))
-        size = model.config.image_size
-        return [
-            {"pixel_values": pixels(split, part, size)}
-            for part in np.array_split(rows, -(-len(rows) // parity.ROWS))
-        ]
-    batch, names = Sequences.of(split), torchscript.input_names(model, task)
-    feeds = []
-    for rows in parity.sample_rows(split.lengths):
-        arrays = batch.padded(rows, pad)
-        feeds.append({name: arrays[name].astype(np.int64) for name in names})
-    return feeds
-
-
-Build = Callable[[Job], Path]
-
-
 def best_graph(job: Job) -> tuple[Path, str, list[parity.Parity]]:
     """Return the most fused graph that passes, its level, and its checks (fp32, then final).
 
@@ -137,14 +87,14 @@ def best_graph(job: Job) -> tuple[Path, str, list[parity.Parity]]:
         StepError: not even the plain graph agrees with PyTorch.
         DataError: the exporter cannot express the model.
     """
-    for level, build in levels(job):
+    for level, build in graphs.levels(job):
         try:
             graph = build(job)
             checks = [check(job, graph, "fp32")]
             if checks[-1].passed and job.precision != "fp32":
                 job.context.progress(0.6, f"{job.precision} of the {level} graph")
                 with job.context.phase("quantise"):
-                    graph = reduce_precision(job, graph)
+                    graph = graphs.reduce_precision(job, graph, level)
                 checks.append(check(job, graph, job.precision))
             if checks[-1].passed:
                 return graph, level, checks
@@ -153,6 +103,8 @@ def best_graph(job: Job) -> tuple[Path, str, list[parity.Parity]]:
                 f"{level} graph dropped: logits differ by {failed.max_abs_diff:.2e} (allowed "
                 f"{failed.tolerance:.2e}), equal predictions {failed.equal_predictions:.4f}"
             )
+        except SpecError:
+            raise
         except SuanliError as error:
             if level == "none":
                 raise
@@ -168,93 +120,28 @@ def best_graph(job: Job) -> tuple[Path, str, list[parity.Parity]]:
     )
 
 
-def levels(job: Job) -> list[tuple[str, Build]]:
-    """Ways to build the fp32 graph, most fused first."""
-    written = job.model.config.model_type in encoder.FAMILIES
-    return ([("encoder", written_graph)] if written else []) + [
-        ("optimizer", fused_graph),
-        ("none", plain_graph),
-    ]
-
-
-def written_graph(job: Job) -> Path:
-    """Write the encoder from its weights."""
-    path = job.work / "encoder.onnx"
-    with job.context.phase("convert"):
-        onnx_graph.save(encoder.build(job.model, job.task, job.max_length), path)
-    return path
-
-
-def plain_graph(job: Job) -> Path:
-    """Trace the model, once."""
-    path = job.work / "plain.onnx"
-    if not path.exists():
-        job.context.progress(0.2, "tracing")
-        with job.context.phase("convert"):
-            torchscript.trace(job.model, job.task, path)
-            model = onnx_graph.load(path)
-            onnx_graph.share_equal_weights(model)
-            onnx_graph.save(model, path)
-    return path
-
-
-def fused_graph(job: Job) -> Path:
-    """Trace the model and let ONNX Runtime's optimizer fuse it."""
-    config, path = job.model.config, job.work / "optimizer.onnx"
-    plain = plain_graph(job)
-    with job.context.phase("optimise"):
-        fusion.fuse(
-            plain,
-            path,
-            model_type=config.model_type,
-            heads=int(getattr(config, "num_attention_heads", 0)),
-            hidden=int(getattr(config, "hidden_size", 0)),
-            gpu=job.target == "gpu",
-            half=False,
-        )
-    return path
-
-
-def reduce_precision(job: Job, graph: Path) -> Path:
-    """Return the graph in the job's precision."""
-    target = graph.with_name(f"{graph.stem}-{job.precision}.onnx")
-    match job.precision:
-        case "int8":
-            onnx_graph.save(quantise.int8(onnx_graph.load(graph)), target)
-        case "int8-static":
-            model = onnx_graph.load(graph)
-            ranges = calibrate.ranges(model, quantise.activations(model), training_feeds(job))
-            onnx_graph.save(quantise.int8(model, ranges), target)
-        case "int4":
-            quantise.int4_weights(graph, target)
-        case _:
-            raise DataError(f"precision {job.precision!r} is unknown")
-    return target
-
-
-def training_feeds(job: Job) -> list[dict[str, np.ndarray]]:
-    """Return padded batches of training rows, never of rows that anything is scored on."""
-    split = load_split(job.dataset, "train")
-    batch = Sequences.of(split)
-    rows = calibrate.calibration_rows(split.lengths)
-    rows = rows[np.argsort(split.lengths[rows], kind="stable")]
-    names = list(job.feeds[0])
-    feeds = []
-    for part in np.array_split(rows, -(-len(rows) // 16)):
-        arrays = batch.padded(part, job.pad_token_id)
-        feeds.append({name: arrays[name].astype(np.int64) for name in names})
-    return feeds
-
-
 def check(job: Job, graph: Path, precision: str) -> parity.Parity:
-    """Compare the graph with eager PyTorch on the job's batches."""
+    """Compare the graph with eager PyTorch on the job's batches, on the device it is for when that
+    is here."""
     with job.context.phase("parity"):
-        session = open_session(graph, provider=PROVIDERS["cpu"], threads=2)
+        device = "gpu" if job.target == "gpu" and cuda_is_here() else "cpu"
+        if device == "cpu" and job.target == "gpu" and precision == "fp16":
+            job.unproven.append("no CUDA device here: fp16 checked with fp16 weights in fp32")
+            raised = graph.with_name(f"{graph.stem}-raised.onnx")
+            onnx_graph.save(onnx_graph.as_fp32(onnx_graph.load(graph)), raised)
+            graph = raised
+        session = open_session(graph, provider=PROVIDERS[device], threads=2)
         found = parity.session_logits(session, job.feeds, job.per_token)
-        lengths = np.concatenate(
-            [f["attention_mask"].sum(axis=1) for f in job.feeds if "attention_mask" in f] or [[]]
-        )
+        masks = [feed["attention_mask"] for feed in job.feeds if "attention_mask" in feed]
+        lengths = np.concatenate([mask.sum(axis=1) for mask in masks] or [np.empty(0, int)])
         return parity.compare(job.reference, found, lengths, precision)
+
+
+def cuda_is_here() -> bool:
+    """True when PyTorch sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def write_artifact(job: Job, folder: Path, graph: Path, source: Path) -> dict[str, Any]:
@@ -283,5 +170,5 @@ def write_artifact(job: Job, folder: Path, graph: Path, source: Path) -> dict[st
         "pad_token_id": job.pad_token_id,
         "size_bytes": onnx_graph.size_bytes(folder),
         "fallbacks": job.fallbacks,
-        "notes": [],
+        "notes": job.unproven,
     }

@@ -27,18 +27,17 @@ OPTIMIZER_TYPES = {
 
 
 def fuse(
-    source: Path, target: Path, *, model_type: str, heads: int, hidden: int, gpu: bool, half: bool
+    source: Path, target: Path, *, model_type: str, heads: int, hidden: int, gpu: bool
 ) -> dict[str, int]:
     """Write the fused form of the graph at `source` to `target`.
 
     Args:
-        source: a traced fp32 (or fp16) graph.
+        source: a traced fp32 graph.
         target: where the fused graph goes.
         model_type: transformers' ``config.model_type``.
         heads: attention heads of a layer, equal in all layers; 0 lets the optimizer detect them.
         hidden: width of the residual stream; 0 detects it.
         gpu: fuse for CUDA kernels.
-        half: cast the fused graph's fp32 remains to fp16 (inputs and outputs keep their types).
 
     Returns:
         How often each fused operator occurs.
@@ -59,30 +58,16 @@ def fuse(
         opt_level=0,  # session-level rewrites belong to the machine that serves
         use_gpu=gpu,
     )
-    if half:
-        fused.convert_float_to_float16(keep_io_types=True)
     counts = {k: int(v) for k, v in fused.get_fused_operator_statistics().items() if v}
     onnx_graph.save(fused.model, target)
     return counts
 
 
-def pack(source: Path, target: Path) -> int:
-    """Write a form of the fused graph that drops padding on the device (CUDA kernels only).
-
-    ONNX Runtime's converter puts RemovePadding after the embeddings, turns each Attention into a
-    PackedAttention and restores the padding at the end.
-
-    Returns:
-        Number of packed attentions; 0 when the graph's shape did not fit (nothing is written).
-    """
-    from onnxruntime.transformers.convert_to_packing_mode import PackingMode
+def to_half(source: Path, target: Path) -> None:
+    """Write the fused graph with fp16 weights and arithmetic; inputs and outputs keep their
+    types."""
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = OnnxModel(onnx_graph.load(source))
-    PackingMode(model).convert(use_symbolic_shape_infer=True)
-    count = onnx_graph.operators(model.model).get("PackedAttention", 0) + onnx_graph.operators(
-        model.model
-    ).get("PackedMultiHeadAttention", 0)
-    if count:
-        onnx_graph.save(model.model, target)
-    return count
+    model.convert_float_to_float16(keep_io_types=True)
+    onnx_graph.save(model.model, target)

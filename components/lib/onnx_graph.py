@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +74,25 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model.onnx*"))
 
 
-def initializers(model: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (graph, tensor) of every initializer, subgraphs included."""
-    for graph in _graphs(model.graph):
-        for tensor in graph.initializer:
-            yield graph, tensor
+def as_fp32(model: Any) -> Any:
+    """Return the graph with its fp16 weights and casts in fp32: the same numbers up to the rounding
+    of weights, on kernels that a CPU has."""
+    from onnx import TensorProto, numpy_helper
 
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    yield graph
-    for node in graph.node:
+    made = type(model)()
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            value = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    for node in made.graph.node:
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+    for item in (*made.graph.input, *made.graph.output, *made.graph.value_info):
+        if item.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            item.type.tensor_type.elem_type = TensorProto.FLOAT
+    return made
 
 
 def share_equal_weights(model: Any, minimum: int = 1024) -> int:

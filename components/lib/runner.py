@@ -20,183 +20,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.contract import DataError, StepError
-from components.lib import onnx_graph
+from components.contract import DataError
+from components.lib import cuda_runner
 from components.lib.dataset import Split
+from components.lib.sequences import Sequences, plan_batches
+from components.lib.sessions import DTYPES, PROVIDERS, open_session, read_export
 
-EXPORT_VERSION = 1
-PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+# Largest difference of a packed graph's logits from the padded graph's, over their spread (fp16).
+PACKED_TOLERANCE = 5e-2
+PACKED_FILE = "packed.onnx"
+# Padded over real tokens above which removing the padding on the device pays for itself.
+PACKING_PAYS = 1.05
 # Padded tokens of one batch on one CPU thread: activations of a small encoder then stay in L2.
 CPU_TOKEN_BUDGET = 512
 GPU_TOKEN_BUDGET = 65_536
-# What one more batch costs, in tokens: about 0.3 ms of dispatch against 10 us a token (MiniLM).
-CALL_COST_TOKENS = 32
 IMAGE_BATCH = 32
-DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32,
-          "tensor(float16)": np.float16}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sequences:
-    """Token ids of many sequences in a row; sequence i is ``input_ids[offsets[i]:offsets[i+1]]``.
-    `token_type_ids` is flat alike, None where all are 0."""
-
-    input_ids: NDArray[np.integer]
-    offsets: NDArray[np.integer]
-    token_type_ids: NDArray[np.integer] | None = None
-
-    @classmethod
-    def of(cls, value: Any) -> Sequences:
-        """Accept a list of id lists, a dataset `Split`, or `Sequences`."""
-        if isinstance(value, cls):
-            return value
-        if hasattr(value, "offsets"):
-            types = value.columns.get("token_type_ids")
-            return cls(input_ids=value.input_ids, offsets=value.offsets, token_type_ids=types)
-        lengths = [len(ids) for ids in value]
-        flat = np.concatenate([np.asarray(ids, np.int64) for ids in value]) if lengths else []
-        return cls(input_ids=np.asarray(flat, np.int64), offsets=np.append(0, np.cumsum(lengths)))
-
-    @property
-    def lengths(self) -> NDArray[np.integer]:
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def padded(self, rows: NDArray[Any], pad_token_id: int) -> dict[str, NDArray[Any]]:
-        """Lay `rows` out as (rows, longest) arrays, padded on the right."""
-        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        position = np.arange(int(lengths.max()))
-        mask = position < lengths[:, None]
-        index = np.where(mask, starts[:, None] + position, starts[:, None])
-        ids = np.where(mask, self.input_ids[index], pad_token_id)
-        types = self.token_type_ids
-        segments = np.zeros_like(ids) if types is None else np.where(mask, types[index], 0)
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
-
-
-def plan_batches(
-    lengths: NDArray[np.integer], *, token_budget: int, max_batch: int = 1024
-) -> list[NDArray[np.integer]]:
-    """Cut sequences into batches of similar length, longest first.
-
-    The cuts minimise padded tokens plus a fixed cost a batch, over all ways to cut the sorted list
-    (dynamic programming from its end).
-
-    Args:
-        lengths: tokens of each sequence.
-        token_budget: most padded tokens in a batch (one sequence may exceed it).
-        max_batch: most sequences in a batch.
-
-    Returns:
-        Row numbers of each batch; every row occurs exactly once.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    ordered = lengths[order]
-    count = len(order)
-    best = np.full(count + 1, np.inf)
-    best[count] = 0.0
-    cut = np.zeros(count + 1, dtype=np.int64)
-    for start in range(count - 1, -1, -1):
-        width = max(int(ordered[start]), 1)
-        most = min(max(1, token_budget // width), max_batch, count - start)
-        ends = np.arange(start + 1, start + most + 1)
-        cost = CALL_COST_TOKENS + (ends - start) * width + best[ends]
-        choice = int(np.argmin(cost))
-        best[start], cut[start] = cost[choice], ends[choice]
-    batches, start = [], 0
-    while start < count:
-        batches.append(order[start : cut[start]])
-        start = int(cut[start])
-    return batches
-
-
-def open_session(path: Path, *, provider: str, threads: int, options: dict[str, Any] | None = None):  # noqa: ANN201
-    """Open the graph at `path` on `provider` and on nothing else.
-
-    Raises:
-        DataError: the file is missing, corrupted, or needs a newer runtime.
-        StepError: the provider does not start here.
-    """
-    import onnxruntime as ort
-
-    if provider == PROVIDERS["gpu"]:
-        _preload_cuda(ort)
-    if provider not in ort.get_available_providers():
-        raise StepError(
-            f"{provider} is not in this onnxruntime ({', '.join(ort.get_available_providers())})",
-            remedy="install onnxruntime-gpu, alone, or evaluate on the CPU",
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: no ONNX file", remedy="run export again")
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.log_severity_level = 3
-    if provider != PROVIDERS["cpu"]:
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = ort.InferenceSession(str(path), settings, providers=[(provider, options or {})])
-    except Exception as error:  # onnxruntime has a class a status code, all bare Exceptions
-        raise _explain(path, provider, error) from error
-    if session.get_providers()[0] != provider:
-        raise StepError(
-            f"asked for {provider}, got {session.get_providers()[0]}",
-            remedy="check the GPU driver, CUDA 13 and cuDNN 9, or evaluate on the CPU",
-        )
-    return session
-
-
-def _preload_cuda(ort: Any) -> None:
-    """Load CUDA and cuDNN from the nvidia wheels, if they are there (onnxruntime does not search
-    them by itself)."""
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-
-
-def _explain(path: Path, provider: str, error: Exception) -> Exception:
-    text = str(error).splitlines()[0]
-    if "opset" in text.lower() or "Unsupported model IR version" in text:
-        import onnxruntime as ort
-
-        return DataError(
-            f"{path}: onnxruntime {ort.__version__} is too old for this graph: {text}",
-            remedy=f"upgrade onnxruntime, or export with opset {onnx_graph.OPSET}",
-        )
-    if "is not a registered function/op" in text or "No Op registered" in text:
-        return DataError(
-            f"{path}: this runtime lacks an operator of the graph: {text}",
-            remedy="serve with the onnxruntime that exported it",
-        )
-    if provider == PROVIDERS["cpu"]:
-        return DataError(f"{path}: corrupted ONNX file: {text}", remedy="run export again")
-    return StepError(f"{path}: cannot run on {provider}: {text}", remedy="export for this device")
-
-
-def read_export(folder: Path) -> dict[str, Any]:
-    """Return export.json of an exported or published model.
-
-    Raises:
-        DataError: missing, not JSON or of another version.
-    """
-    path = folder / "export.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not an exported model: {error}") from error
-    if document.get("schema_version") != EXPORT_VERSION:
-        raise DataError(f"{path}: schema_version {document.get('schema_version')!r} is unknown")
-    return document
 
 
 class Runner:
@@ -234,11 +78,17 @@ class Runner:
         )
         self.max_batch = max_batch
         self._path = folder / "model.onnx"
+        options = cuda_runner.OPTIONS if device == "gpu" else None
         # All threads inside one request; opened first, so that a bad file fails here.
-        self._single = open_session(self._path, provider=PROVIDERS[device], threads=threads)
+        self._single = open_session(
+            self._path, provider=PROVIDERS[device], threads=threads, options=options
+        )
         self._side_by_side: Any = None
+        self._packed: Any = None
         self._dtypes = {i.name: DTYPES[i.type] for i in self._single.get_inputs()}
         self._output = self._single.get_outputs()[0].name
+        self._cuda = self._cuda_calls(self._single) if device == "gpu" else None
+        self.notes: list[str] = []
 
     @property
     def provider(self) -> str:
@@ -285,7 +135,12 @@ class Runner:
             feed = lambda rows: self.feed(batch, rows)  # noqa: E731
         if self.device != "cpu" or self.threads == 1 or len(plan) == 1:
             for rows in plan:
-                yield rows, self._call(self._single, feed(rows))
+                arrays = feed(rows)
+                packed = self._packed_for(arrays)
+                yield (
+                    rows,
+                    packed.unrecorded(arrays) if packed else self._call(self._single, arrays),
+                )
             return
         if self._side_by_side is None:
             self._side_by_side = open_session(self._path, provider=PROVIDERS["cpu"], threads=1)
@@ -358,4 +213,40 @@ class Runner:
         return {name: arrays[name].astype(kind, copy=False) for name, kind in self._dtypes.items()}
 
     def _call(self, session: Any, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        if self._cuda is not None:
+            return self._cuda.call(feed)
         return session.run([self._output], feed)[0]
+
+    def _cuda_calls(self, session: Any) -> cuda_runner.CudaCalls:
+        shape = session.get_outputs()[0].shape
+        labels = shape[-1] if isinstance(shape[-1], int) else len(self._labels())
+        return cuda_runner.CudaCalls(
+            session, max_length=self.max_length, labels=labels, per_token=self.per_token
+        )
+
+    def _labels(self) -> list[str]:
+        return json.loads((self.folder / "labels.json").read_text()) or [""]
+
+    def _packed_for(self, feed: dict[str, NDArray[Any]]) -> cuda_runner.CudaCalls | None:
+        """Return the graph without padding when this batch has enough of it and, compared on the
+        first such batch, both graphs agree."""
+        path = self.folder / PACKED_FILE
+        if self.device != "gpu" or self._packed is False or not path.is_file():
+            return None
+        mask = feed["attention_mask"]
+        if mask.size < PACKING_PAYS * mask.sum():
+            return None
+        if self._packed is None:
+            self._packed = self._try_packed(path, feed)
+        return self._packed or None
+
+    def _try_packed(self, path: Path, feed: dict[str, NDArray[Any]]) -> Any:
+        session = open_session(path, provider=PROVIDERS["gpu"], threads=self.threads)
+        calls = self._cuda_calls(session)
+        real = feed["attention_mask"].astype(bool) if self.per_token else ...
+        expected, found = self._call(self._single, feed)[real], calls.unrecorded(feed)[real]
+        difference = float(np.abs(expected - found).max())
+        if difference <= PACKED_TOLERANCE * float(expected.std()):
+            return calls
+        self.notes.append(f"packed graph dropped: logits differ by {difference:.2e}")
+        return False

@@ -58,7 +58,7 @@ def check_model(source: Path) -> None:
     Raises:
         DataError: names the file.
     """
-    from components.lib.runner import PROVIDERS, open_session, read_export
+    from components.lib.sessions import PROVIDERS, open_session, read_export
 
     for name in (*MODEL_FILES, "model.onnx"):
         if not (source / name).is_file():
