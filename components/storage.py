@@ -152,13 +152,13 @@ class Store:
         _, digest = parse_uri(uri)
         damaged = []
         for name, bucket in self.buckets.items():
-            body = bucket.read(manifest_key(digest))
-            if body is None:
-                continue
-            if hashlib.sha256(body).hexdigest() != digest:
+            try:
+                body = read_manifest(bucket, digest)
+            except DataError:
                 damaged.append(f"{getattr(self.tiers, name)}/{manifest_key(digest)}")
                 continue
-            return check_manifest(json.loads(body), uri)
+            if body is not None:
+                return check_manifest(json.loads(body), uri)
         if damaged:
             raise DataError(
                 f"{damaged[0]}: manifest does not match its name",
@@ -294,6 +294,21 @@ class Store:
             f"blob {entry['sha256']} ({entry['path']}) is {where}",
             remedy="run the producing step again",
         )
+
+
+def read_manifest(bucket: Bucket, digest: str) -> bytes | None:
+    """Return the manifest's verified bytes, read again if they arrived damaged; None if absent.
+
+    Raises:
+        DataError: they do not match their name.
+    """
+    for _ in range(TRANSFER_ATTEMPTS):
+        body = bucket.read(manifest_key(digest))
+        if body is None or hashlib.sha256(body).hexdigest() == digest:
+            return body
+        if bucket.root is not None:
+            break  # a local file reads the same again
+    raise DataError(f"{manifest_key(digest)} does not match its name")
 
 
 def check_manifest(document: Any, uri: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ left alone, because a writer stores blobs before the manifest that names them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from components.contract import DataError
 from components.lib.buckets import Bucket, LocalBucket, blob_key, manifest_key
 from components.lib.objects import ObjectBucket
-from components.storage import FRESH_SECONDS, Store, check_manifest
+from components.storage import FRESH_SECONDS, Store, check_manifest, read_manifest
 
 ARTIFACT = re.compile(rb"artifact://[A-Za-z0-9_.-]+/([0-9a-f]{64})")
 GRACE_SECONDS = 24 * 3600.0
@@ -98,14 +97,15 @@ def _manifests(bucket: Bucket, tier: str) -> dict[str, tuple[dict[str, Any], flo
     found = {}
     for entry in bucket.list("manifests"):
         digest = entry.key.removeprefix("manifests/").removesuffix(".json")
-        body = bucket.read(entry.key)
+        try:
+            body = read_manifest(bucket, digest)
+        except DataError as error:
+            raise DataError(
+                f"{tier} tier: {error.message}: nothing is collected",
+                remedy="restore it from another tier or delete it",
+            ) from error
         if body is None:
             continue  # removed meanwhile
-        if hashlib.sha256(body).hexdigest() != digest:
-            raise DataError(
-                f"{tier} tier: {entry.key} does not match its name: nothing is collected",
-                remedy="restore it from another tier or delete it",
-            )
         found[digest] = check_manifest(json.loads(body), entry.key), entry.modified
     return found
 
