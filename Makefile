@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs
 SPEC ?= pipelines/examples/newsroom-ner.yaml
 
-.PHONY: run test lint environment lock clean
+.PHONY: run test lint soak environment lock clean
 
 run: $(VENV)/.installed
 	$(BIN)/suanli run $(SPEC) --workdir $(WORKDIR)
@@ -20,6 +20,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A thousand kill -9 over put, get, sweep and gc; CI runs fifty of them in the tests.
+soak: $(VENV)/.installed
+	$(BIN)/python -m tests.faults.storage_soak --kills 1000
 
 environment: $(VENV)/.installed
 
