@@ -27,8 +27,8 @@ LEVELS = 1 << 16
 class DropoutBits:
     """The random bits of one model's dropout, a function of (seed, step, rank).
 
-    torch's CPU generator draws one Bernoulli at a time on one core: 15 % of a BERT step. SFC64 draws
-    four masks' bits in one word.
+    torch draws one Bernoulli at a time on one core of a CPU: 15 % of a BERT step. SFC64 draws the
+    bits of four elements in one word.
     """
 
     def __init__(self) -> None:

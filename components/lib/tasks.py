@@ -122,7 +122,7 @@ def _flat_index(split: Split, rows: Rows) -> Array:
 
 
 def lay_out(
-    split: Split, rows: Rows, columns: dict[str, int], *, packed: bool
+    split: Split, rows: Rows, columns: dict[str, int], *, packed: bool, position_offset: int = 0
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Arrange token-level columns of `rows`, padded or packed.
 
@@ -131,10 +131,11 @@ def lay_out(
         rows: which rows.
         columns: token-level column to its padding value; ``input_ids`` among them.
         packed: end to end in one row of (1, tokens) instead of (rows, longest).
+        position_offset: position id of a packed sequence's first token (RoBERTa: padding id + 1).
 
     Returns:
         Tensors by column (int64) and the further inputs the model needs to tell sequences apart:
-        ``attention_mask`` when padded; ``position_ids`` (from 0 in each sequence) and the
+        ``attention_mask`` when padded; ``position_ids`` (restarting in each sequence) and the
         boundaries ``cu_seq_lens_q/k``, ``max_length_q/k`` when packed.
     """
     index = _flat_index(split, rows)
@@ -148,7 +149,7 @@ def lay_out(
         positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
         boundaries = torch.from_numpy(bounds.astype(np.int32))
         extra = {
-            "position_ids": torch.from_numpy(positions)[None],
+            "position_ids": torch.from_numpy(positions + position_offset)[None],
             "cu_seq_lens_q": boundaries,
             "cu_seq_lens_k": boundaries,
             "max_length_q": int(lengths.max()),
@@ -173,6 +174,7 @@ class _Text:
         self.name = name
         self.labels = labels
         self.pad_token_id = pad_token_id
+        self.position_offset = 0
 
     def _batch(self, split: Split, rows: Rows, packed: bool, targets: Any) -> Batch:
         columns = {"input_ids": self.pad_token_id}
@@ -180,7 +182,9 @@ class _Text:
             columns["token_type_ids"] = 0
         if targets == "labels":
             columns["labels"] = IGNORED_LABEL
-        tensors, extra = lay_out(split, rows, columns, packed=packed)
+        tensors, extra = lay_out(
+            split, rows, columns, packed=packed, position_offset=self.position_offset
+        )
         if targets == "labels":
             targets = tensors.pop("labels")
         return Batch(
@@ -387,7 +391,7 @@ class CausalLanguageModel(_Text):
         counted = (batch.targets.flatten() != IGNORED_LABEL).double()
         if "cu_seq_lens_q" in batch.inputs:
             lengths = batch.inputs["cu_seq_lens_q"].diff().long()
-            owner = torch.repeat_interleave(torch.arange(len(batch.rows)), lengths.cpu())
+            owner = torch.repeat_interleave(torch.arange(len(batch.rows)), lengths)
         else:
             width = batch.targets.shape[1]
             owner = torch.arange(len(batch.rows)).repeat_interleave(width)

@@ -7,11 +7,11 @@ of the global batch, steps, and at the end of an epoch evaluates. Batches and dr
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from components.contract import MAIN_METRIC, StepError, SuanliError, error_document
@@ -19,49 +19,53 @@ from components.lib import batching
 from components.lib.checkpoint import Checkpoints
 from components.lib.optim import schedule
 from components.train import report
+from components.train.ending import Run, finish
+from components.train.history import History, state_of
 from components.train.job import Job
-from components.train.progress import History, finish, state_of
+from components.train.search import search_learning_rate
 from components.train.setup import Data, evaluate, load_data, prepare
 from components.train.world import World, join
 
 
-def train(job: Job, world: World, data: Data) -> History:
-    """Train to the end, or to SIGTERM; rank 0 leaves the model in ``job.output``.
+def train(job: Job, world: World, data: Data) -> Run:
+    """Train to the end, or to SIGTERM.
 
     Raises:
         StepError: the loss is not finite.
         DataError: the checkpoints belong to another run.
     """
     with world.phase("load"):
-        trainee, reporter = prepare(job, world, data)
+        trainee, reporter, data = prepare(job, world, data)
         task, split = data.task, data.train
         units = task.units(split)
-        steps_per_epoch = -(-len(units) // job.global_batch)
-        total = job.epochs * steps_per_epoch
-        warmup = int(job.warmup_fraction * total)
         cost = batching.compute_cost(units.lengths, data.width)
+        steps_per_epoch = -(-len(units) // job.global_batch)
+        total = reporter.total_steps
+        warmup = int(job.warmup_fraction * total)
         checkpoints = Checkpoints(Path(job.checkpoints), job.identity(data.manifest))
         history = History.resume(checkpoints, trainee, world)
     reporter.start(history.step)
     last_checkpoint = time.monotonic()
-    order, order_epoch, loss_sum = [], -1, 0.0
+    order, order_epoch = [], -1
     trainee.train()
 
     while history.step < total and not history.stopped:
         epoch, position = divmod(history.step, steps_per_epoch)
         if epoch != order_epoch:
-            order = batching.epoch_batches(
-                units.lengths,
-                job.global_batch,
-                seed=job.seed,
-                epoch=epoch,
-                bucketed=not data.packed,
+            order, order_epoch = (
+                batching.epoch_batches(
+                    units.lengths,
+                    job.global_batch,
+                    seed=job.seed,
+                    epoch=epoch,
+                    bucketed=not data.packed,
+                ),
+                epoch,
             )
-            order_epoch = epoch
 
         # This rank's share of the global batch, in forwards that fit.
         chosen = order[position]
-        weight = float(units.weights[chosen].sum())
+        weight = max(float(units.weights[chosen].sum()), 1e-12)
         share = chosen[batching.split_by_cost(cost[chosen], world.size)[world.rank]]
         forwards = batching.micro_batches(
             units.lengths[share],
@@ -72,58 +76,62 @@ def train(job: Job, world: World, data: Data) -> History:
         trainee.seed(job.seed, history.step, world.rank)
 
         loss_sum = torch.zeros((), device=world.device)
-        for number, forward in enumerate(forwards):
+        # A rank without rows (the last, short batch) still takes part in the exchange.
+        for number, forward in enumerate(forwards or [None]):
             with world.phase("data_wait"):
-                batch = task.collate(split, units.of(share[forward]), packed=data.packed)
-            with trainee.synchronised(last=number == len(forwards) - 1):
+                rows = units.of(chosen[:1] if forward is None else share[forward])
+                batch = task.collate(split, rows, packed=data.packed).to(world.device)
+            with trainee.synchronised(last=number >= len(forwards) - 1):
                 with world.phase("forward"):
-                    loss = task.loss(trainee.logits(batch), batch.to(world.device))
+                    loss = task.loss(trainee.logits(batch), batch) * (forward is not None)
                 with world.phase("backward"):
-                    # DDP averages over ranks; the loss is a sum over the global batch.
-                    scaled = loss * (world.size / weight) if weight else loss * 0.0
-                    trainee.scaler.scale(scaled).backward()
+                    # Ranks' gradients are averaged; the loss is a sum over the global batch.
+                    mean = loss * (world.size / weight) + trainee.extra_loss() / len(
+                        forwards or [0]
+                    )
+                    trainee.scaler.scale(mean).backward()
             loss_sum += loss.detach()
             reporter.count(batch.tokens, batch.padded_tokens, len(batch.rows))
 
         with world.phase("communication"):
-            mean_loss = float(world.sum(loss_sum)) / max(weight, 1e-12)
-        if not np.isfinite(mean_loss):
+            mean_loss = float(world.sum(loss_sum)) / weight
+        if not math.isfinite(mean_loss):
+            checkpoints.wait()
             raise StepError(
-                f"loss is {mean_loss} at step {history.step} (epoch {epoch}, rows "
-                f"{sorted(units.of(chosen).tolist())[:8]} ...)",
-                remedy="lower training.learning_rate, or use precision bf16 instead of fp16; the "
-                "last good checkpoint is kept",
+                f"loss is {mean_loss} at step {history.step} (epoch {epoch}, batch {position}, "
+                f"rows {sorted(units.of(chosen).tolist())[:8]} and following)",
+                remedy="lower training.learning_rate, or use bf16 instead of fp16; the last good "
+                "checkpoint is kept",
             )
         with world.phase("optimiser"):
             rate = trainee.peak_rate * schedule(history.step, total=total, warmup=warmup)
-            norm = trainee.step(rate, job.clip_norm)
+            norm = trainee.step(history.step, rate, job.clip_norm)
         history.advance(mean_loss, rate)
 
-        at_end = position == steps_per_epoch - 1
+        at_end = position == steps_per_epoch - 1 or history.step == total
         if at_end:
             with world.phase("evaluate"):
                 scores = evaluate(trainee, data, world)
             history.evaluated(epoch + 1, scores, MAIN_METRIC[job.task], trainee, job, world)
+            reporter.scalars(history.step, **{f"validation/{k}": v for k, v in scores.items()})
         if at_end or reporter.due():
             message = f"epoch {epoch + 1}/{job.epochs}"
             reporter.progress(history.step, message, world_size=world.size, loss=mean_loss)
-            reporter.scalars(
-                history.step, loss=mean_loss, learning_rate=rate, gradient_norm=norm,
-                **({f"validation/{k}": v for k, v in scores.items()} if at_end else {}),
-            )  # fmt: skip
+            reporter.scalars(history.step, loss=mean_loss, learning_rate=rate, gradient_norm=norm)
 
-        terminate = world.any(world.terminate)
         overdue = time.monotonic() - last_checkpoint >= job.checkpoint_interval_s
-        if terminate or (world.any(overdue and not checkpoints.busy) and history.step < total):
+        save, terminate = world.any(overdue and not checkpoints.busy, world.terminate)
+        if terminate or (save and history.step < total):
             with world.phase("checkpoint"):
-                checkpoints.save(state_of(trainee), history.step, history.to_json(), wait=terminate)
+                state = state_of(trainee)
+                checkpoints.save(state, history.step, history.to_json(), wait=terminate)
             last_checkpoint = time.monotonic()
         if terminate:
-            raise SystemExit(143)
+            raise SystemExit(143)  # 128 + SIGTERM, as a shell would say
 
-    checkpoints.close()
-    finish(job, world, data, trainee, history, reporter, checkpoints)
-    return history
+    with world.phase("checkpoint"):
+        checkpoints.close()
+    return Run(trainee=trainee, data=data, history=history, reporter=reporter, saves=checkpoints)
 
 
 def main(path: str) -> int:
@@ -133,7 +141,10 @@ def main(path: str) -> int:
     try:
         with world.phase("load"):
             data = load_data(job)
-        train(job, world, data)
+        if job.search:
+            with world.phase("search"):
+                job = search_learning_rate(job, world, data, train)
+        finish(job, world, train(job, world, data))
     except SuanliError as error:
         report.emit("error", **error_document("train", error))
         return error.exit_code

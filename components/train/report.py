@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.contract import SpecError
+
 MARK = "suanli-event "
 PROGRESS_INTERVAL_S = 1.0
 
@@ -39,6 +41,7 @@ class Reporter:
     enabled: bool
     total_steps: int
     folder: Path | None = None
+    wandb: bool = False
     flops_per_token: float = 0.0
     peak_flops: float | None = None
     usd_per_hour: float | None = None
@@ -49,6 +52,7 @@ class Reporter:
     _told: float = 0.0
     _first_step: int = 0
     _writer: Any = None
+    _wandb: Any = None
 
     def start(self, step: int) -> None:
         """Begin counting at `step` (after a resume, not 0)."""
@@ -82,7 +86,11 @@ class Reporter:
         emit("progress", fraction=step / max(self.total_steps, 1), message=message, **figures)
 
     def scalars(self, step: int, **values: float) -> None:
-        """Write curves for TensorBoard."""
+        """Write curves for TensorBoard and, when asked, Weights & Biases."""
+        if self.enabled and self.wandb:
+            if self._wandb is None:
+                self._wandb = _wandb_run()
+            self._wandb.log(values, step=step)
         if not self.enabled or self.folder is None:
             return
         if self._writer is None:
@@ -96,3 +104,21 @@ class Reporter:
         """Flush files."""
         if self._writer is not None:
             self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run() -> Any:
+    """Start a run; WANDB_MODE, WANDB_PROJECT and the key come from the environment, as usual.
+
+    Raises:
+        SpecError: the package is not there.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise SpecError(
+            "tracking.wandb: the package wandb is not installed",
+            remedy="pip install 'suanli[wandb]', or set tracking.wandb: false",
+        ) from error
+    return wandb.init(resume="allow")

@@ -3,6 +3,7 @@ evaluation on the whole validation set."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from components.contract import DataError
-from components.lib import modelling
+from components.contract import IGNORED_LABEL, DataError
+from components.lib import batching, modelling
 from components.lib.dataset import Split, load_split, read_manifest
-from components.lib.references import pad_token_id
+from components.lib.references import load_tokenizer, pad_token_id
 from components.lib.tasks import Task, balanced_weights, class_counts, make_task
 from components.train.job import Job
 from components.train.report import Reporter
-from components.train.trainee import Trainee, make_trainee, used_tokens
+from components.train.trainee import Trainee, make_trainee
 from components.train.world import World
 
 # Rows in a forward without gradients: no activations are kept, so more fit.
 EVALUATION_ROWS = 64
+# Laying sequences end to end costs a CPU the regrouping before and after attention; buckets that
+# pad by less than this are faster (benchmarks/train.py measures both).
+PACKING_PAYS_ABOVE = 1.08
+# Embeddings that start positions after the padding id (fairseq's convention).
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer")
+# Vocabulary of a tokenizer is asked for only where a model is made from scratch.
+LABELLED = ("token-classification", "text-classification", "image-classification")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,9 +47,9 @@ class Data:
     validation: Split
     task: Task
     tokenizer: Path | None
-    width: int
-    packed: bool
     pad: int
+    width: int = 384
+    packed: bool = False
 
 
 def load_data(job: Job) -> Data:
@@ -65,7 +74,7 @@ def load_data(job: Job) -> Data:
         raise DataError(f"{folder}: dataset has no tokenizer", remedy="run ingest again")
     pad = pad_token_id(tokenizer) if tokenizer else 0
     weights = None
-    if job.class_weights == "balanced":
+    if job.class_weights == "balanced" and job.task in LABELLED:
         weights = balanced_weights(class_counts(train, len(labels)))
     task = make_task(
         job.task, labels, pad_token_id=pad, class_weights=weights, listwise=job.listwise
@@ -76,8 +85,6 @@ def load_data(job: Job) -> Data:
         validation=validation,
         task=task,
         tokenizer=tokenizer,
-        width=384,
-        packed=False,
         pad=pad,
     )
 
@@ -86,7 +93,7 @@ def check_labels(split: Split, labels: list[str], task: str) -> None:
     """Raise DataError when a split cannot be learnt from or scored."""
     if split.rows == 0:
         raise DataError(f"the {split.name} split has no rows", remedy="give it data")
-    if task in ("causal-lm", "text-pair-ranking"):
+    if task not in LABELLED:
         return
     if len(labels) < 2:
         raise DataError(
@@ -94,46 +101,123 @@ def check_labels(split: Split, labels: list[str], task: str) -> None:
             remedy="give data with at least two labels",
         )
     values = split.columns["labels" if "labels" in split.columns else "label"]
-    low, high = int(values.min()), int(values.max())
-    if high >= len(labels) or low < -100 or -100 < low < 0:
+    scored = values[values != IGNORED_LABEL]
+    if not len(scored):
+        raise DataError(f"the {split.name} split has no label at all", remedy="run ingest again")
+    wrong = [int(v) for v in (scored.min(), scored.max()) if not 0 <= v < len(labels)]
+    if wrong:
         raise DataError(
-            f"the {split.name} split has label {high if high >= len(labels) else low}, outside "
-            f"0..{len(labels) - 1}",
+            f"the {split.name} split has label {wrong[0]}, outside 0..{len(labels) - 1}",
             remedy="run ingest again",
         )
 
 
-def prepare(job: Job, world: World, data: Data) -> tuple[Trainee, Reporter]:
-    """Make the model ready for the data, and the data for the model."""
-    used = np.empty(0, np.int64)
-    if data.tokenizer is not None:
-        used = used_tokens([data.train, data.validation], data.pad)
-    trainee = make_trainee(job, data.manifest["labels"], world, used)
-    if trainee.embedding is not None:
-        mapping = trainee.embedding[0]
-        data.train = dataclasses.replace(data.train, input_ids=mapping[data.train.input_ids])
-        data.validation = dataclasses.replace(
-            data.validation, input_ids=mapping[data.validation.input_ids]
-        )
-        data.task.pad_token_id = int(mapping[data.pad])
-    data.width = getattr(trainee.model.config, "hidden_size", data.width)
+def prepare(job: Job, world: World, data: Data) -> tuple[Trainee, Reporter, Data]:
+    """Make the model for the data, and return the data as this model reads it.
+
+    Raises:
+        DataError: fewer rows than ranks, or sequences longer than the model's positions.
+    """
     if data.train.rows < world.size:
         raise DataError(
             f"{data.train.rows} training rows for {world.size} ranks: some would never work",
             remedy=f"use at most {data.train.rows} processes",
         )
+    steps = job.epochs * -(-len(data.task.units(data.train)) // job.global_batch)
+    total = min(steps, job.stop_after_steps or steps)
+    packed = choose_packing(job, data, world)
+    trainee = make_trainee(
+        job,
+        data.manifest["labels"],
+        world,
+        used=used_tokens(data),
+        vocabulary=vocabulary(job, data),
+        packed=packed,
+        total_steps=total,
+    )
+    check_lengths(data, trainee.model)
+    data = adapted(data, trainee, packed)
     dense = modelling.parameter_count(trainee.model) - modelling.embedding_parameters(trainee.model)
-    steps = job.epochs * -(-data.train.rows // job.global_batch)
     tensorboard = job.tracking.get("tensorboard")
     reporter = Reporter(
         enabled=world.rank == 0,
-        total_steps=steps,
+        total_steps=total,
         folder=Path(job.output).parent / "tensorboard" if tensorboard else None,
+        wandb=bool(job.tracking.get("wandb")),
         flops_per_token=6.0 * dense,
         peak_flops=job.peak_flops,
         usd_per_hour=job.usd_per_hour,
     )
-    return trainee, reporter
+    return trainee, reporter, data
+
+
+def used_tokens(data: Data) -> NDArray[np.int64]:
+    """Return the sorted ids of all tokens in training and validation, padding included."""
+    if data.tokenizer is None:
+        return np.empty(0, np.int64)
+    found = [np.unique(split.input_ids) for split in (data.train, data.validation)]
+    return np.unique(np.concatenate([*found, [data.pad]])).astype(np.int64)
+
+
+def vocabulary(job: Job, data: Data) -> int | None:
+    """Size of the tokenizer's vocabulary where the model's table is made to measure."""
+    if data.tokenizer is None or not job.model.get("config"):
+        return None
+    return int(load_tokenizer(data.tokenizer).get_vocab_size())
+
+
+def choose_packing(job: Job, data: Data, world: World) -> bool:
+    """Whether sequences are laid end to end.
+
+    A rule on the data, not a stopwatch: a choice that changed with the machine's mood would change
+    the order of the data, and a resumed run must choose as the first one did.
+    """
+    if job.packing != "auto":
+        return job.packing == "packed" and job.task != "image-classification"
+    if job.task not in ("token-classification", "causal-lm") or job.method == "adalora":
+        return False
+    if world.device.type == "cuda":
+        return True
+    lengths = data.task.units(data.train).lengths
+    batches = batching.epoch_batches(lengths, job.global_batch, seed=job.seed, epoch=0)
+    return batching.padding_ratio(lengths, batches) > PACKING_PAYS_ABOVE
+
+
+def check_lengths(data: Data, model: torch.nn.Module) -> None:
+    """Raise DataError when a sequence is longer than the model has positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or data.tokenizer is None:
+        return
+    if model.config.model_type in OFFSET_POSITIONS:
+        positions -= data.pad + 1
+    longest = max(int(split.lengths.max()) for split in (data.train, data.validation))
+    if longest > positions:
+        raise DataError(
+            f"the data has sequences of {longest} tokens, the model has {positions} positions",
+            remedy=f"set training.max_length to at most {positions} and ingest again",
+        )
+
+
+def adapted(data: Data, trainee: Trainee, packed: bool) -> Data:
+    """Return `data` with the token ids of the compacted embedding and the layout of the model."""
+    config = trainee.model.config
+    task = copy.copy(data.task)
+    data = dataclasses.replace(
+        data, task=task, packed=packed, width=getattr(config, "hidden_size", data.width)
+    )
+    if data.tokenizer is None:
+        task.size = getattr(config, "image_size", task.size)
+        return data
+    if config.model_type in OFFSET_POSITIONS:
+        task.position_offset = data.pad + 1
+    if trainee.embedding is not None:
+        mapping = trainee.embedding[0]
+        task.pad_token_id = int(mapping[data.pad])
+        data.train = dataclasses.replace(data.train, input_ids=mapping[data.train.input_ids])
+        data.validation = dataclasses.replace(
+            data.validation, input_ids=mapping[data.validation.input_ids]
+        )
+    return data
 
 
 @torch.inference_mode()
@@ -145,9 +229,15 @@ def evaluate(trainee: Trainee, data: Data, world: World) -> dict[str, float]:
     blocks = [order[i : i + EVALUATION_ROWS] for i in range(0, len(order), EVALUATION_ROWS)]
     outputs = task.outputs(split)
     trainee.eval()
-    for rows in blocks[world.rank :: world.size]:
-        batch = task.collate(split, rows, packed=False)
-        task.record(outputs, split, trainee.logits(batch, training=False), batch)
+    # Sharded parameters are gathered by all ranks together: each runs the same number of forwards.
+    rounds = -(-len(blocks) // world.size)
+    for number in range(rounds):
+        mine = number * world.size + world.rank
+        rows = blocks[mine] if mine < len(blocks) else blocks[0][:1]
+        batch = task.collate(split, rows, packed=data.packed)
+        logits = trainee.logits(batch, training=False)
+        if mine < len(blocks):
+            task.record(outputs, split, logits, batch.to(trainee.device))
     trainee.train()
     # Every row was recorded on one rank and is zero on the others.
     total = world.sum(torch.from_numpy(outputs).to(world.device)).cpu().numpy()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from components.contract import SpecError
 from components.lib import attention, modelling, optim
-from components.lib.dataset import Split
 from components.lib.tasks import Batch
+from components.train import adapters, pooling
 from components.train.job import Job
 from components.train.world import World
 
@@ -34,6 +32,8 @@ class Trainee:
         precision: fp32, bf16 or fp16.
         peak_rate: learning rate at the top of the schedule.
         embedding: what `optim.restore_embedding` needs, when rows were left out.
+        bits: the source of dropout on a CPU.
+        sharded: parameters are spread over the ranks (FSDP2).
     """
 
     model: torch.nn.Module
@@ -46,6 +46,8 @@ class Trainee:
     embedding: tuple[NDArray[np.int64], torch.Tensor] | None
     scaler: torch.amp.GradScaler
     bits: attention.DropoutBits | None
+    method: str
+    sharded: bool
 
     def seed(self, seed: int, step: int, rank: int) -> None:
         """Make the dropout of the coming step a function of these numbers."""
@@ -56,7 +58,7 @@ class Trainee:
 
     def logits(self, batch: Batch, *, training: bool = True) -> torch.Tensor:
         """Run the model on a batch."""
-        module = self.forward if training else self.copy.replica if self.copy else self.model
+        module = self.forward if training else self._without_ranks()
         inputs = {
             name: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.inputs.items()
@@ -64,10 +66,14 @@ class Trainee:
         if self.copy is not None and "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        autocast = self.precision != "fp32" and self.copy is None
+        autocast = self.precision != "fp32" and self.copy is None and not self.sharded
         with torch.autocast(self.device.type, dtype, enabled=autocast):
             logits: torch.Tensor = module(**inputs).logits
         return logits
+
+    def extra_loss(self) -> torch.Tensor | float:
+        """Regularisation of the method, a mean like the loss of a global batch."""
+        return adapters.orthogonality(self.forward) if self.method == "adalora" else 0.0
 
     @contextlib.contextmanager
     def synchronised(self, last: bool) -> Iterator[None]:
@@ -76,31 +82,45 @@ class Trainee:
             with self.forward.no_sync():
                 yield
         else:
+            if self.sharded:
+                self.forward.set_requires_gradient_sync(last)
             yield
 
     def train(self) -> None:
         """Dropout on."""
-        (self.copy.replica if self.copy else self.model).train()
+        self._without_ranks().train()
 
     def eval(self) -> None:
         """Dropout off."""
-        (self.copy.replica if self.copy else self.model).eval()
+        self._without_ranks().eval()
 
-    def step(self, rate: float, clip_norm: float) -> float:
-        """Clip, update, clear; returns the gradient's norm before clipping."""
+    def step(self, number: int, rate: float, clip_norm: float) -> float:
+        """Clip, update, clear; returns the gradient's norm before clipping.
+
+        Args:
+            number: steps done before this one.
+            rate: learning rate.
+            clip_norm: largest global norm.
+        """
         if self.copy is not None:
             self.copy.collect_gradients()
-        self.scaler.unscale_(self.optimizer)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.method == "adalora":
+            self.model.base_model.update_and_allocate(number)
         self.optimizer.zero_grad(set_to_none=True)
         if self.copy is not None:
             self.copy.refresh()
-        return float(norm)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _without_ranks(self) -> torch.nn.Module:
+        return self.copy.replica if self.copy is not None else self.model
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -121,13 +141,16 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def used_tokens(splits: list[Split], pad_token_id: int) -> NDArray[np.int64]:
-    """Return the sorted ids of all tokens in `splits`, padding included."""
-    found = [np.unique(split.input_ids) for split in splits]
-    return np.unique(np.concatenate([*found, [pad_token_id]])).astype(np.int64)
-
-
-def make_trainee(job: Job, labels: list[str], world: World, used: NDArray[np.int64]) -> Trainee:
+def make_trainee(
+    job: Job,
+    labels: list[str],
+    world: World,
+    *,
+    used: NDArray[np.int64],
+    vocabulary: int | None,
+    packed: bool,
+    total_steps: int,
+) -> Trainee:
     """Build everything a step needs.
 
     Args:
@@ -135,34 +158,41 @@ def make_trainee(job: Job, labels: list[str], world: World, used: NDArray[np.int
         labels: label names.
         world: this rank.
         used: token ids that occur in the data; empty for images.
+        vocabulary: size of the tokenizer's, for models from scratch.
+        packed: sequences come laid end to end.
+        total_steps: optimiser steps of the run.
     """
     torch.manual_seed(job.seed)
-    implementation = attention.PADDED if world.device.type == "cpu" else "sdpa"
+    on_cpu = world.device.type == "cpu"
+    implementation = attention.PACKED if packed else attention.PADDED if on_cpu else "sdpa"
+    overrides = _overrides(job, vocabulary if job.model.get("config") else None)
+    if packed and not on_cpu:  # torch's varlen kernel has no dropout on attention weights
+        overrides |= {"attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
     model = modelling.new_model(
-        job.model, job.task, labels, attention=implementation, overrides=_overrides(job)
+        job.model, job.task, labels, attention=implementation, overrides=overrides
     )
-    parameters = modelling.parameter_count(model)
     rate = job.learning_rate or optim.learning_rate_rule(
         method=job.method,
-        parameters=parameters,
+        parameters=modelling.parameter_count(model),
         global_batch=job.global_batch,
         from_scratch=bool(job.model.get("config")),
     )
     precision = resolve_precision(job.precision, world.device)
+    sharded = job.sharding == "fsdp" and world.size > 1
     embedding = None
-    if len(used) and job.method == "full" and job.optimizer in ("auto", "adamw"):
+    exact = job.method == "full" and job.optimizer in ("auto", "adamw") and not sharded
+    if len(used) and exact:
         embedding = optim.compact_embedding(model, used)
+    if job.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if packed and job.task in pooling.SEQUENCE_TASKS:
+        pooling.pool_packed(model)
+    if job.method != "full":
+        model = adapters.add_adapters(model, job, total_steps)
     model.to(world.device)
-    copy = None
-    forward = model
-    if world.size > 1:
-        forward = DistributedDataParallel(
-            model, gradient_as_bucket_view=True, static_graph=not job.activation_checkpointing
-        )
-    elif precision == "bf16" and world.device.type == "cpu":
-        copy = optim.ComputeCopy(model, torch.bfloat16)
-        forward = copy.replica
-    bits = attention.use_bit_dropout(forward) if world.device.type == "cpu" else None
+    forward, copy = _wrapped(model, job, world, precision, sharded)
+    # Recomputed layers must draw the same dropout again, which torch only does for its own.
+    with_bits = on_cpu and not job.activation_checkpointing
     groups = optim.parameter_groups(model, job.weight_decay)
     return Trainee(
         model=model,
@@ -174,43 +204,49 @@ def make_trainee(job: Job, labels: list[str], world: World, used: NDArray[np.int
         device=world.device,
         embedding=embedding,
         scaler=torch.amp.GradScaler(world.device.type, enabled=precision == "fp16"),
-        bits=bits,
+        bits=attention.use_bit_dropout(copy.replica if copy else model) if with_bits else None,
+        method=job.method,
+        sharded=sharded,
     )
 
 
-def _overrides(job: Job) -> dict[str, Any]:
-    if job.dropout is None:
-        return {}
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
-             "dropout", "attention_dropout")  # fmt: skip
-    return dict.fromkeys(names, job.dropout)
+def _wrapped(
+    model: torch.nn.Module, job: Job, world: World, precision: str, sharded: bool
+) -> tuple[torch.nn.Module, optim.ComputeCopy | None]:
+    """Return what runs forward and backward, and the low-precision copy if that is what does."""
+    if sharded:
+        _shard(model, precision)
+        return model, None
+    if world.size > 1:
+        # AdaLoRA changes which parameters matter as it goes.
+        static = not job.activation_checkpointing and job.method != "adalora"
+        wrapper = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=static)
+        return wrapper, None
+    if precision == "bf16" and world.device.type == "cpu":
+        copy = optim.ComputeCopy(model, torch.bfloat16)
+        return copy.replica, copy
+    return model, None
 
 
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write the model's weights atomically."""
-    from safetensors.torch import save_file
+def _shard(model: torch.nn.Module, precision: str) -> None:
+    """FSDP2: each transformer layer is a unit, gathered for its forward and backward."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    state = {k: v.detach().contiguous() for k, v in model.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(_untied(state), partial)
-    partial.rename(path)
-
-
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Read what `save_weights` wrote."""
-    from safetensors.torch import load_file
-
-    model.load_state_dict(load_file(path), strict=False)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList):
+            for layer in module:
+                fully_shard(layer, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
 
 
-def _untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Drop names whose memory another name already holds (tied embeddings)."""
-    seen: set[int] = set()
-    return {
-        k: v for k, v in state.items() if v.data_ptr() not in seen and not seen.add(v.data_ptr())
-    }
-
-
-def barrier() -> None:
-    """Wait for every rank."""
-    dist.barrier()
+def _overrides(job: Job, vocabulary: int | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    if vocabulary is not None:
+        overrides["vocab_size"] = vocabulary
+    if job.dropout is not None:
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
+                 "dropout", "attention_dropout")  # fmt: skip
+        overrides |= dict.fromkeys(names, job.dropout)
+    return overrides

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,26 +35,19 @@ class World:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any rank."""
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on any rank."""
         if self.size == 1:
-            return flag
-        value = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
-        return bool(value.item())
+            return list(flags)
+        values = torch.tensor([int(flag) for flag in flags], device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return [bool(value) for value in values.tolist()]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of a tensor over the ranks, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
-
-    def first(self, value: Any) -> Any:
-        """Rank 0's `value`, on every rank."""
-        holder = [value]
-        if self.size > 1:
-            dist.broadcast_object_list(holder, src=0)
-        return holder[0]
 
 
 def join(threads: int | None = None) -> World:

@@ -1,4 +1,4 @@
-"""Where a run stands: steps done, what validation said, the best weights; and how it ends."""
+"""Where a run stands: steps done, what validation said, the best weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 
 import torch
 
-from components.contract import MAIN_METRIC
-from components.lib import modelling, optim
 from components.lib.checkpoint import Checkpoints
 from components.train import report
 from components.train.job import Job
-from components.train.report import Reporter
-from components.train.setup import Data
-from components.train.trainee import Trainee, load_weights, save_weights
+from components.train.trainee import Trainee
 from components.train.world import World
 
 KEPT_BEST = 3
@@ -90,8 +86,7 @@ class History:
         value = scores[metric]
         if value > self.best_metric or self.best_step < 0:
             self.best_metric, self.best_step, self.without_improvement = value, self.step, 0
-            if world.rank == 0:
-                save_best(trainee, Path(job.checkpoints), self.step)
+            save_best(trainee, Path(job.checkpoints), self.step, world)
         else:
             self.without_improvement += 1
         patience = job.early_stopping
@@ -105,11 +100,38 @@ def best_path(folder: Path, step: int) -> Path:
     return folder / f"best-{step:08d}.safetensors"
 
 
-def save_best(trainee: Trainee, folder: Path, step: int) -> None:
-    """Keep these weights. Older ones stay for a while: a checkpoint may refer to them."""
-    save_weights(trainee.model, best_path(folder, step))
+def save_best(trainee: Trainee, folder: Path, step: int, world: World) -> None:
+    """Keep the trained weights. Older ones stay for a while: a checkpoint may refer to them."""
+    from safetensors.torch import save_file
+
+    named = trained(trainee)
+    if trainee.sharded:  # every rank takes part in gathering
+        named = {name: value.full_tensor() for name, value in named.items()}
+    if world.rank != 0:
+        return
+    path = best_path(folder, step)
+    partial = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in named.items()}, partial)
+    partial.rename(path)
     for old in sorted(folder.glob("best-*.safetensors"))[:-KEPT_BEST]:
         old.unlink()
+
+
+def load_best(trainee: Trainee, folder: Path, step: int) -> None:
+    """Put the weights after `step` into the model."""
+    from safetensors.torch import load_file
+
+    named = trained(trainee)
+    with torch.no_grad():
+        for name, value in load_file(best_path(folder, step)).items():
+            named[name].copy_(value)
+
+
+def trained(trainee: Trainee) -> dict[str, torch.Tensor]:
+    """Return what training changes: trainable parameters, and buffers such as running means."""
+    parameters = {n: p.detach() for n, p in trainee.model.named_parameters() if p.requires_grad}
+    buffers = {n: b for n, b in trainee.model.named_buffers() if b.is_floating_point()}
+    return parameters | buffers
 
 
 def state_of(trainee: Trainee) -> dict[str, Any]:
@@ -122,9 +144,7 @@ def state_of(trainee: Trainee) -> dict[str, Any]:
             optimizer[named[id(parameter)]] = {
                 k: v if torch.is_tensor(v) else torch.tensor(float(v)) for k, v in slots.items()
             }
-    trained = {n: p.detach() for n, p in trainee.model.named_parameters() if p.requires_grad}
-    buffers = {n: b for n, b in trainee.model.named_buffers() if b.is_floating_point()}
-    return {"model": trained | buffers, "optimizer": optimizer}
+    return {"model": trained(trainee), "optimizer": optimizer}
 
 
 def initial_slots(trainee: Trainee, parameter: torch.Tensor) -> dict[str, Any]:
@@ -157,80 +177,3 @@ def restore(trainee: Trainee, state: dict[str, Any]) -> None:
         }
     if trainee.copy is not None:
         trainee.copy.refresh()
-
-
-def finish(
-    job: Job,
-    world: World,
-    data: Data,
-    trainee: Trainee,
-    history: History,
-    reporter: Reporter,
-    checkpoints: Checkpoints,
-) -> None:
-    """Save the best model and say what the run was."""
-    if world.rank != 0:
-        return
-    with world.phase("save"):
-        load_weights(trainee.model, best_path(Path(job.checkpoints), history.best_step))
-        if trainee.embedding is not None:
-            optim.restore_embedding(trainee.model, *trainee.embedding)
-        output = Path(job.output)
-        output.mkdir(parents=True, exist_ok=True)
-        info = {
-            "labels": data.manifest["labels"],
-            "task": job.task,
-            "variant": "tuned",
-            "base_model": job.model.get("id") or job.model.get("config"),
-            "max_length": job.max_length,
-            "precision": trainee.precision,
-            "history": history.curve,
-            "best_metric": {"name": MAIN_METRIC[job.task], "value": history.best_metric,
-                            "step": history.best_step},
-            "learning_rate": trainee.peak_rate,
-            "notes": [],
-        }  # fmt: skip
-        modelling.save_model(trainee.model, output, tokenizer=data.tokenizer, info=info)
-    reporter.close()
-    report.emit(
-        "finished",
-        seconds={k: round(v, 4) for k, v in world.seconds.items()},
-        workload=workload(job, world, data, trainee, history, reporter),
-        best_metric=history.best_metric,
-        best_step=history.best_step,
-        learning_rate=trainee.peak_rate,
-        curve=history.curve,
-        losses=history.losses,
-        checkpoints={"saved": checkpoints.saved, "stall_s": round(checkpoints.stall_s, 4)},
-        notes=checkpoints.problems,
-        peak_gpu_memory_bytes=torch.cuda.max_memory_allocated()
-        if world.device.type == "cuda"
-        else None,
-    )
-
-
-def workload(
-    job: Job, world: World, data: Data, trainee: Trainee, history: History, reporter: Reporter
-) -> dict[str, Any]:
-    """The shape of the work, for the cost model; counts since the last resume, all ranks."""
-    lengths = data.train.lengths
-    return {
-        "rows": data.train.rows,
-        "tokens": reporter.tokens * world.size,
-        "padded_tokens": reporter.padded_tokens * world.size,
-        "sequences": reporter.sequences * world.size,
-        "steps": history.step - (history.resumed_from or 0),
-        "epochs": job.epochs,
-        "global_batch": job.global_batch,
-        "micro_batch": job.micro_batch,
-        "seq_len_mean": float(lengths.mean()) if len(lengths) else 0.0,
-        "seq_len_max": int(lengths.max()) if len(lengths) else 0,
-        "parameters": modelling.parameter_count(trainee.model),
-        "embedding_parameters": modelling.embedding_parameters(trainee.model),
-        "precision": trainee.precision,
-        "processes": world.size,
-        "threads": torch.get_num_threads(),
-        "packed": data.packed,
-        "validation_tokens": data.validation.tokens,
-        "validation_rows": data.validation.rows,
-    }
