@@ -48,10 +48,10 @@ def dots(points: Sequence[tuple[float, float]], x: Scale, y: Scale, class_: str)
     return tag("svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
 
 
-def curve(title: str, points: Sequence[tuple[float, float]], x_name: str) -> Markup:
-    """One panel of a learning curve, with its last and best value written out."""
+def curve(title: str, points: Sequence[tuple[float, float]]) -> Markup:
+    """One panel of a learning curve, with its first and last value written out."""
     shown = thin_out(points)
-    x = linear([a for a, _ in shown], margin=0.0)
+    x = linear([a for a, _ in shown], margin=0.0, least=1.0)
     y = linear([b for _, b in shown], margin=0.12)
     last = shown[-1]
     dot = tag("i", class_="dot", style=f"left:{x(last[0])}%;bottom:{y(last[1])}%")
@@ -69,12 +69,8 @@ def curve(title: str, points: Sequence[tuple[float, float]], x_name: str) -> Mar
     text = join(
         [
             tag("b", title),
-            " · from ",
-            number(points[0][1], _short),
-            " to ",
+            tag("span", " · from ", number(points[0][1], _short), " to ", class_="soft"),
             number(last[1], _short),
-            tag("span", f" by {x_name} ", class_="soft"),
-            number(last[0], figures.count),
         ]
     )
     return tag("figure", tag("figcaption", text), plot, class_="plot panel")

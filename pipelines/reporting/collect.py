@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import Any
 
-from components.contract import MAIN_METRIC, REPORT_VERSION
+from components.contract import MAIN_METRIC, REPORT_VERSION, DataError
 from components.storage import Store
 from pipelines.reporting import judge
 from pipelines.reporting.decision import decision
@@ -70,6 +70,7 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         "cost": _cost(document, steps),
         "learning_curve": _learning_curve(document, reports),
         "decision": decision(document),
+        "unrestricted": _unrestricted(store, run_id),
         "storage": list(document.get("storage", [])),
         "notes": _notes(document, reports),
         "reproduce": _reproduce(document),
@@ -246,6 +247,15 @@ def _learning_curve(plan: Json, reports: dict[str, Json]) -> list[Json]:
             if step["kind"] in ("train", "compress") and points:
                 curves.append({"step": step["step"], "name": name, "points": points})
     return curves
+
+
+def _unrestricted(store: Store, run_id: str) -> Json | None:
+    """The decision that any hardware would have got, left by a run that was tied to one machine."""
+    try:
+        plan = store.get_json(f"runs/{run_id}/unrestricted_plan.json")
+    except DataError:
+        return None
+    return decision(plan) if isinstance(plan, dict) and "steps" in plan else None
 
 
 # -- surroundings ----------------------------------------------------------------------------------

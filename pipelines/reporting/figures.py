@@ -20,12 +20,12 @@ def show(value: object, formatter: Formatter) -> str:
 
 
 def seconds(value: float) -> str:
-    """``0.24 s``, ``18.3 s``, ``3 min 12 s``, ``1 h 04 min``, ``2 d 03 h``."""
+    """``91 ms``, ``0.24 s``, ``18.3 s``, ``3 min 12 s``, ``1 h 04 min``, ``2 d 03 h``."""
     sign, value = ("-", -value) if value < 0 else ("", value)
     if value < 0.095:
         return f"{sign}{value * 1000:.0f} ms"
     if value < 9.95:
-        return f"{sign}{value:.2g} s" if value < 1 else f"{sign}{value:.1f} s"
+        return f"{sign}{value:.{2 if value < 0.995 else 1}f} s"
     if value < 59.5:
         return f"{sign}{value:.0f} s"
     whole = round(value)
@@ -87,6 +87,11 @@ def rate(value: float) -> str:
 def ratio(value: float) -> str:
     """``3.9×``."""
     return f"{_two(value)}×"
+
+
+def brief_percent(value: float) -> str:
+    """A round fraction for an axis: ``20 %``."""
+    return f"{value * 100:g} %"
 
 
 def percent(value: float) -> str:

@@ -16,6 +16,7 @@ from pipelines.reporting.sections_result import section
 from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
 
 Json = dict[str, Any]
+SMOOTHED_PARTS = 40  # the line of a long history is a median over this share of it
 SHOWN_NAMES = 6  # specs with charts of their own; the table has every run
 PANELS: tuple[tuple[str, str, figures.Formatter], ...] = (
     ("usd", "cost of a run", figures.usd),
@@ -23,6 +24,9 @@ PANELS: tuple[tuple[str, str, figures.Formatter], ...] = (
     ("prediction_error", "prediction error", figures.percent),
     ("quality", "quality kept", figures.quality),
 )
+
+
+AXIS = {figures.percent: figures.brief_percent}
 
 
 def history_html(reports: Iterable[Json], problems: Iterable[str] = ()) -> str:
@@ -37,7 +41,7 @@ def history_html(reports: Iterable[Json], problems: Iterable[str] = ()) -> str:
         noted = tag("ul", *(tag("li", text) for text in story["problems"]), class_="notes")
         parts.append(section("Not read", "Files that are no receipt.", noted, id_="problems"))
     parts.append(tag("script", embedded_json(story), type="application/json", id="history"))
-    return page("History · suanli", join(parts))
+    return page("History · suanli", join(parts), kind="history")
 
 
 def _header(story: Json) -> Markup:
@@ -59,7 +63,6 @@ def _header(story: Json) -> Markup:
     tiles.append(_tile("Failed", failed, "did not end with a model"))
     return tag(
         "header",
-        tag("p", tag("span", "History"), class_="eyebrow"),
         tag("h1", *words, "."),
         tag("dl", *tiles, class_="tiles"),
         class_="verdict",
@@ -100,7 +103,7 @@ def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter)
     smooth = thin_out(_running_median([(a, b) for a, b, _ in points]))
     plot = tag(
         "div",
-        axes(x, y, figures.count, formatter),
+        axes(x, y, figures.count, AXIS.get(formatter, formatter)),
         dots(usual, x, y, "runs"),
         line(smooth, x, y, "series"),
         dots(worse, x, y, "runs worse"),
@@ -113,7 +116,7 @@ def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter)
 
 
 def _running_median(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    half = WINDOW // 2
+    half = max(WINDOW // 2, len(points) // SMOOTHED_PARTS)
     return [
         (x, statistics.median(value for _, value in points[max(0, i - half) : i + half + 1]))
         for i, (x, _) in enumerate(points)

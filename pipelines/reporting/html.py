@@ -53,7 +53,7 @@ def _contents(parts: list[Markup]) -> Markup:
     return tag("nav", *links, aria_label="Sections")
 
 
-def page(title: str, body: Markup) -> str:
+def page(title: str, body: Markup, *, kind: str = "receipt") -> str:
     """Wrap `body` into a document that allows its own style and script and nothing else."""
     style, script = asset("page.css"), asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -72,7 +72,7 @@ def page(title: str, body: Markup) -> str:
             tag("style", Markup(style)),
         ]
     )
-    top = tag("p", tag("span", "算力", lang="zh", class_="mark"), " suanli receipt", class_="top")
+    top = tag("p", tag("span", "算力", lang="zh", class_="mark"), f" suanli {kind}", class_="top")
     return (
         "<!doctype html>\n"
         + tag(

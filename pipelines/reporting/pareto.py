@@ -12,7 +12,7 @@ from pipelines.reporting.scale import Scale, logarithmic, time_ticks
 Json = dict[str, Any]
 
 
-def pareto(alternatives: list[Json]) -> Markup:
+def pareto(alternatives: list[Json], id_: str) -> Markup:
     """Money against time of every alternative; the reader walks the points by mouse or arrow keys.
 
     The readout below the plot tells what the active point is, what it costs and why it was not
@@ -25,7 +25,7 @@ def pareto(alternatives: list[Json]) -> Markup:
     y = logarithmic([a["usd"] for a in points])
     points = sorted(points, key=lambda a: (a["seconds"], a["usd"]))
     front = [(a["seconds"], a["usd"]) for a in points if a["on_front"]]
-    options = [_option(index, a, x, y) for index, a in enumerate(points)]
+    options = [_option(f"{id_}-{index}", a, x, y) for index, a in enumerate(points)]
     chosen = next((i for i, a in enumerate(points) if a["chosen"]), 0)
     area = tag(
         "div",
@@ -36,7 +36,7 @@ def pareto(alternatives: list[Json]) -> Markup:
         role="listbox",
         tabindex="0",
         aria_label="Alternatives by time and price; arrow keys walk through them",
-        aria_activedescendant=f"alternative-{chosen}",
+        aria_activedescendant=f"{id_}-{chosen}",
         data_active=chosen,
     )
     readout = tag("div", describe(points[chosen]), class_="readout", aria_live="polite")
@@ -48,10 +48,10 @@ def pareto(alternatives: list[Json]) -> Markup:
         class_="legend",
     )
     axis = tag("p", "price of the whole job against its time, both logarithmic", class_="soft note")
-    return tag("figure", legend, area, axis, readout, class_="plot pareto", id="pareto")
+    return tag("figure", legend, area, axis, readout, class_="plot pareto")
 
 
-def _option(index: int, alternative: Json, x: Scale, y: Scale) -> Markup:
+def _option(id_: str, alternative: Json, x: Scale, y: Scale) -> Markup:
     kind = "beaten"
     if alternative["on_front"]:
         kind = "onfront"
@@ -62,7 +62,7 @@ def _option(index: int, alternative: Json, x: Scale, y: Scale) -> Markup:
         tag("span", describe(alternative), class_="hidden"),
         class_=f"point {kind}",
         role="option",
-        id=f"alternative-{index}",
+        id=id_,
         aria_selected="true" if alternative["chosen"] else "false",
         style=f"left:{x(alternative['seconds'])}%;bottom:{y(alternative['usd'])}%",
     )

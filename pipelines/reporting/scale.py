@@ -14,6 +14,7 @@ class Scale:
     low: float
     high: float
     log: bool = False
+    least: float = 0.0  # smallest distance between ticks: 1 for counts
 
     def __call__(self, value: float) -> float:
         """Return the position of `value`, kept inside the plot."""
@@ -28,13 +29,17 @@ class Scale:
         return _log_ticks(self, wanted) if self.log else _linear_ticks(self, wanted)
 
 
-def linear(values: Sequence[float], *, from_zero: bool = False, margin: float = 0.05) -> Scale:
+def linear(
+    values: Sequence[float], *, from_zero: bool = False, margin: float = 0.05, least: float = 0.0
+) -> Scale:
     """A linear scale around `values`."""
     low, high = min(values), max(values)
     if from_zero:
         low = min(0.0, low)
     span = (high - low) or abs(high) or 1.0
-    return Scale(low=low if from_zero else low - margin * span, high=high + margin * span)
+    return Scale(
+        low=low if from_zero else low - margin * span, high=high + margin * span, least=least
+    )
 
 
 def logarithmic(values: Sequence[float], *, margin: float = 0.12) -> Scale:
@@ -64,6 +69,7 @@ def _linear_ticks(scale: Scale, wanted: int) -> list[float]:
     raw = (scale.high - scale.low) / max(wanted, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    step = max(step, scale.least)
     first = math.ceil(scale.low / step - 1e-9)
     last = math.floor(scale.high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]

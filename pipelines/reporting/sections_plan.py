@@ -68,30 +68,61 @@ def _phases(steps: list[Json]) -> Markup | None:
 
 
 def decision(report: Json) -> Markup:
-    """Chosen node, Pareto front, first-order formula."""
-    made = report["decision"]
-    considered = made["candidates"].get("considered")
-    lead: list[object] = ["Chosen: ", name(made["node"] or "nothing"), "."]
-    if considered:
-        lead += [" ", number(considered, figures.count), " ways to run were considered, "]
-        lead += [number(made["candidates"].get("feasible"), figures.count), " were feasible."]
+    """What was chosen and, for a run tied to a machine, what would have been otherwise."""
+    made, free = report["decision"], report["unrestricted"]
+    content = _decided(made, "front")
+    lead: list[object] = ["Chosen: ", _where(made), ". ", _considered(made)]
+    if free is not None:
+        content += [tag("h3", "With any hardware"), tag("p", _where(free), ". ", _considered(free))]
+        content += _decided(free, "free-front")
+    return section("Decision", join(lead), *content, id_="decision")
+
+
+def _where(made: Json) -> Markup:
+    if made["node"] is None:
+        return tag("span", "nothing", class_="none")
+    if made["node"] == "here":
+        return tag("b", "this machine")
+    nodes = number(made["nodes"], figures.count)
+    return tag("b", nodes, " × ", name(made["node"]), f", {made['capacity']}")
+
+
+def _considered(made: Json) -> Markup:
+    found = made["candidates"]
+    if not found.get("considered"):
+        return Markup()
+    ways, fit = (number(found.get(key), figures.count) for key in ("considered", "feasible"))
+    return join([ways, " ways to run were considered, ", fit, " of them feasible."])
+
+
+def _decided(made: Json, id_: str) -> list[Markup | None]:
+    """Reason, plot, table and first-order formula of one decision."""
     why = tag("p", escape(made["why"]), class_="why") if made["why"] else None
     rows = [_alternative_row(a) for a in made["alternatives"]]
     classes = ["chosen" if a["chosen"] else "" for a in made["alternatives"]]
     heads = ["way to run", "capacity", "time", "USD", "risk", "why, or why not"]
-    listed = table("Alternatives", heads, rows, row_classes=classes, text=(0, 1, 5))
-    plot = pareto.pareto(made["alternatives"])
-    if rows and plot:
+    caption = "Alternatives" if id_ == "front" else "Alternatives with any hardware"
+    listed = table(caption, heads, rows, row_classes=classes, text=(0, 1, 5)) if rows else None
+    plot = pareto.pareto(made["alternatives"], id_)
+    if listed and plot:
         listed = tag("details", tag("summary", "The same as a table"), listed)
-    return section(
-        "Decision",
-        join(lead),
-        why,
-        plot,
-        listed if rows else None,
-        _first_order(made),
-        id_="decision",
-    )
+    return [why, _naive(made), plot or None, listed, _first_order(made)]
+
+
+def _naive(made: Json) -> Markup | None:
+    """The decision against keeping the training node for the whole job."""
+    if not figures.is_number(made["one_node_usd"]) or not figures.is_number(made["times_cheaper"]):
+        return None
+    words = [
+        "Predicted ",
+        number(made["usd"]["value"], figures.usd),
+        "; keeping the training node on demand from start to end would cost ",
+        number(made["one_node_usd"], figures.usd),
+        ", ",
+        number(made["times_cheaper"], figures.ratio),
+        " as much.",
+    ]
+    return tag("p", *words, class_="why")
 
 
 def _alternative_row(alternative: Json) -> list[object]:

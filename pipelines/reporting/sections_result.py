@@ -6,11 +6,12 @@ from typing import Any
 
 from pipelines.reporting import charts, figures, tracks
 from pipelines.reporting.markup import Markup, escape, join, name, number, plain, table, tag
-from pipelines.reporting.words import figure_of, metric_name
+from pipelines.reporting.words import METRIC_NAMES, figure_of, metric_name
 
 Json = dict[str, Any]
 MAX_HEAT_LABELS = 30
 MAX_LABEL_ROWS = 40
+MAX_PANELS = 9
 MAX_CONFUSIONS = 15
 
 
@@ -147,26 +148,30 @@ def _confusion(confusion: Json | None) -> Markup | None:
 
 
 def learning(report: Json) -> Markup:
-    panels = []
-    for series in report["learning_curve"]:
-        panels += _panels(series)
-    grid = tag("div", *panels, class_="panels") if panels else None
+    """A panel for each figure that a training step followed, the main metric first."""
+    panels = [panel for series in report["learning_curve"] for panel in _panels(series)]
+    main = report["quality"].get("metric")
+    panels.sort(key=lambda panel: (panel[0] != main, panel[0] != "loss"))
+    drawn = [charts.curve(title, points) for _, title, points in panels[:MAX_PANELS]]
+    grid = tag("div", *drawn, class_="panels") if drawn else None
     return section("Learning", "How the loss and the scores went.", grid, id_="learning")
 
 
-def _panels(series: Json) -> list[Markup]:
+Panel = tuple[str, str, list[tuple[float, float]]]
+
+
+def _panels(series: Json) -> list[Panel]:
+    """Return (figure, title, points) of each figure that the series holds."""
     points = [p for p in series["points"] if isinstance(p, dict)]
     keys = {key for point in points for key in point}
     x_name = next((key for key in ("epoch", "step", "x") if key in keys), None)
     if len(points) < 2 or x_name is None:
         return []
-    made = []
+    made: list[Panel] = []
     for key in sorted(keys - {"step", "epoch", "x", "time"}):
         line = [(p[x_name], p[key]) for p in points
                 if figures.is_number(p.get(x_name)) and figures.is_number(p.get(key))]  # fmt: skip
         if len(line) > 1:
-            label = key.replace("_", " ")
-            title = series["name"] if key in ("value", "y") else f"{series['name']}: {label}"
-            title = label if series["name"] == key else title
-            made.append(charts.curve(f"{series['step']} · {plain(title)}", line, x_name))
+            words = METRIC_NAMES.get(key, plain(key).replace("_", " "))
+            made.append((key, f"{plain(series['step'])} · {words} by {x_name}", line))
     return made

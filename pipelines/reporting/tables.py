@@ -73,8 +73,10 @@ def _promise(plan: Json, made: Json) -> Text:
             lines[1] += f", budget {figures.usd(objective['budget_usd'])}"
     else:
         lines.append("cost  no price known: set objective.here_usd_per_hour")
-    where = f"{made['nodes']} × {made['node']}, {made['capacity']}: {made['why']}"
-    lines.append(f"train on {where}")
+    where = "this machine"
+    if made["node"] != "here":
+        where = f"{made['nodes']} × {made['node']}, {made['capacity']}"
+    lines.append(f"train on {where}: {made['why']}")
     return Text("\n".join(plain(line) for line in lines))
 
 

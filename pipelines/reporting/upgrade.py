@@ -29,6 +29,7 @@ ABSENT: Json = {
     "cost": {},
     "learning_curve": [],
     "decision": {},
+    "unrestricted": None,
     "storage": [],
     "notes": [],
     "artifacts": {},
@@ -39,7 +40,7 @@ QUALITY = ("metric", "split", "tuned", "selected", "ci95", "p_drop_exceeds_budge
            "max_quality_drop")  # fmt: skip
 COST = ("predicted_usd", "predicted_low_usd", "predicted_high_usd", "measured_usd", "reused_usd",
         "first_order_usd")  # fmt: skip
-DECISION = ("node", "capacity", "nodes", "seconds", "usd")
+DECISION = ("node", "capacity", "nodes", "seconds", "usd", "one_node_usd", "times_cheaper")
 PREDICTED = ("seconds", "low", "high", "peak_memory_bytes", "usd")
 MEASURED = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "usd", "started_at")
 
@@ -77,20 +78,26 @@ def _filled(report: Json) -> Json:
     }
     filled["quality"] = _keys(QUALITY, filled["quality"])
     filled["cost"] = _keys(COST, filled["cost"])
-    filled["decision"] = {
-        "why": "",
-        "alternatives": [],
-        "alternatives_left_out": 0,
-        "first_order": {},
-        "candidates": {},
-        **_keys(DECISION, filled["decision"]),
-    }
+    filled["decision"] = _decision(filled["decision"])
+    if filled["unrestricted"] is not None:
+        filled["unrestricted"] = _decision(filled["unrestricted"])
     filled["steps"] = [_step(step) for step in filled["steps"]]
     filled["variants"] = [
         {"accepted": False, "reason": "", **_keys(("name", "quality_validation"), row)}
         for row in filled["variants"]
     ]
     return filled
+
+
+def _decision(made: Json) -> Json:
+    return {
+        "why": "",
+        "alternatives": [],
+        "alternatives_left_out": 0,
+        "first_order": {},
+        "candidates": {},
+        **_keys(DECISION, made),
+    }
 
 
 def _keys(names: tuple[str, ...], given: Json) -> Json:

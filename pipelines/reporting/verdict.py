@@ -186,4 +186,8 @@ def _money_tile(report: Json) -> Markup | None:
     if verdict["cost_of_first_order"] is not None:
         first = number(cost["first_order_usd"], figures.usd)
         notes.append(tag("span", "first-order formula: ", first, class_="soft"))
+    naive = report["decision"]["one_node_usd"]
+    if figures.is_number(naive):
+        words = ["one node throughout: ", number(naive, figures.usd)]
+        notes.append(tag("span", *words, class_="soft"))
     return _tile("Cost", number(cost["measured_usd"], figures.usd), *notes)

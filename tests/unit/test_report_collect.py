@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from components.contract import DataError, GateError
-from pipelines.report import collect_report, with_own_step
+from pipelines.report import collect_report, render_html, with_own_step
 from pipelines.schemas import schema
 from tests.receipts import VARIANTS, Receipts, rich_plan, selection, without_price
 
@@ -179,3 +179,30 @@ def test_rightsizing_asks_for_less_and_for_more(run: Receipts) -> None:
     assert rows["place"]["suggested"] >= 1.2 * rows["place"]["used"]
     assert rows["train"]["suggested"] < rows["train"]["requested"]
     assert rows["train"]["suggested"] > rows["train"]["used"]
+
+
+def test_one_node_throughout_costs_more_than_a_node_for_each_step(run: Receipts) -> None:
+    from pipelines.cost.catalog import load_catalog
+
+    report = collected(run, "step_failed")
+    catalog = load_catalog()
+    prices = [catalog.price(i, "on-demand") for i in catalog.instances if i.name == "g5.xlarge"]
+    hours = run.plan.seconds.value / 3600
+    expected = min(price for price in prices if price is not None) * hours
+    assert report["decision"]["one_node_usd"] == pytest.approx(expected)
+    assert run.plan.usd is not None
+    assert report["decision"]["times_cheaper"] == pytest.approx(expected / run.plan.usd.value)
+
+
+def test_unrestricted_decision_stands_beside_the_one_of_this_machine(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path, plan=without_price(rich_plan()))
+    run.finish_before(None)
+    assert collected(run)["unrestricted"] is None
+    run.store.put_json(f"runs/{run.run_id}/unrestricted_plan.json", rich_plan().to_json())
+    report = collected(run)
+    assert report["decision"]["node"] == "here"
+    assert report["decision"]["one_node_usd"] is None
+    assert report["unrestricted"]["node"] == "g5.xlarge"
+    page = render_html(report)
+    assert "With any hardware" in page
+    assert page.count('role="listbox"') == 1
