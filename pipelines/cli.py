@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import SpecError, SuanliError
-from pipelines import cli_report
+from pipelines import cli_report, cli_tools
 from pipelines.cli_cluster import Tools, add_commands
 
 EXIT_INTERRUPTED = 130
@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     _add_output_modes(report)
 
     cli_report.add_commands(commands, _command, _write_text)
+    cli_tools.add_commands(commands, _command)
 
     schema = _command(commands, "schema", _schema, "print a JSON Schema")
     schema.add_argument("noun", nargs="?", default="spec", help="default: spec; `list` names all")
