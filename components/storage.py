@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -236,10 +237,18 @@ class Store:
     # -- blobs -----------------------------------------------------------------------------------
 
     def _present(self, bucket: Bucket, entry: dict[str, Any]) -> bool:
-        """Is the blob there, whole by its size, and safe from a running collection?"""
+        """Is the blob there, whole, and safe from a running collection?
+
+        On a local tier by its bytes, on an object store, which checks them itself, by its size.
+        """
         key = blob_key(entry["sha256"])
         found = bucket.entry(key)
         if found is None or found.bytes != int(entry["bytes"]):
+            return False
+        if isinstance(bucket, LocalBucket):
+            with suppress(FileNotFoundError):
+                if file_sha256(bucket.path(key)) == entry["sha256"]:
+                    return bucket.freshen(key, older_than_seconds=0)
             return False
         return bucket.freshen(key, older_than_seconds=_fresh_seconds(bucket))
 

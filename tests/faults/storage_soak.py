@@ -153,23 +153,31 @@ def _time_of(key: str) -> int:
 
 
 def _damage(store: Store, generator: random.Random, damaged: set[str]) -> None:
-    """Flip a bit of a hot blob whose artifact is whole on another tier."""
-    for key in store.list_json("runs"):
-        uri = (store.get_json(key) or {}).get("output", "")
-        for other in ("warm", "cold"):
-            try:
-                store.verify(uri, other)
-            except DataError:
-                continue
-            entry = generator.choice(store.manifest(uri)["files"])
-            path = store.local_root("hot") / blob_key(entry["sha256"])
-            if path.exists():
-                body = bytearray(path.read_bytes())
-                body[-1] ^= 1
-                path.unlink()
-                path.write_bytes(body)
-                damaged.add(entry["sha256"])
-            return
+    """Flip a bit of a hot blob whose every artifact is named and whole on another tier too."""
+    runs = [store.get_json(key)["output"] for key in store.list_json("runs")]
+    candidates: dict[str, bool] = {}
+    for entry in list(store.buckets["hot"].list("manifests")):
+        uri = f"artifact://soak/{entry.key.rsplit('/', 1)[-1].removesuffix('.json')}"
+        safe = uri in runs and any(_whole(store, uri, tier) for tier in TIERS[1:])
+        for file in store.manifest(uri)["files"]:
+            candidates[file["sha256"]] = candidates.get(file["sha256"], True) and safe
+    digests = sorted(digest for digest, safe in candidates.items() if safe)
+    if digests:
+        digest = generator.choice(digests)
+        path = store.local_root("hot") / blob_key(digest)
+        body = bytearray(path.read_bytes())
+        body[-1] ^= 1
+        path.unlink()
+        path.write_bytes(body)
+        damaged.add(digest)
+
+
+def _whole(store: Store, uri: str, tier: str) -> bool:
+    try:
+        store.verify(uri, tier)
+        return tier in store.tiers_of(uri)
+    except DataError:
+        return False
 
 
 def _check(store: Store, damaged: set[str], outcome: Outcome) -> None:
