@@ -220,7 +220,7 @@ def adapted(data: Data, trainee: Trainee, packed: bool) -> Data:
     return data
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(trainee: Trainee, data: Data, world: World) -> dict[str, float]:
     """Score the whole validation split; ranks share the rows."""
     split, task = data.validation, data.task
@@ -239,6 +239,7 @@ def evaluate(trainee: Trainee, data: Data, world: World) -> dict[str, float]:
         if mine < len(blocks):
             task.record(outputs, split, logits, batch.to(trainee.device))
     trainee.train()
+    trainee.reshard()
     # Every row was recorded on one rank and is zero on the others.
     total = world.sum(torch.from_numpy(outputs).to(world.device)).cpu().numpy()
     return task.score(total, split)

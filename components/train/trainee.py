@@ -94,6 +94,13 @@ class Trainee:
         """Dropout off."""
         self._without_ranks().eval()
 
+    def reshard(self) -> None:
+        """Give up the whole parameters that a forward without backward leaves behind (FSDP2)."""
+        if self.sharded:
+            for module in self.model.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
+
     def step(self, number: int, rate: float, clip_norm: float) -> float:
         """Clip, update, clear; returns the gradient's norm before clipping.
 
