@@ -49,7 +49,29 @@ def variants(report: Json) -> Markup:
     chart = tracks.latencies(measured, limit)
     title = tag("h3", "Latency of one request") if chart else None
     made = table("Variants", heads, rows, row_classes=classes)
-    return section("Variants", lead, made, title, chart, id_="variants")
+    return section("Variants", lead, made, _more(measured), title, chart, id_="variants")
+
+
+def _more(measured: list[Json]) -> Markup:
+    """What engineers ask next about each variant."""
+    rows = []
+    for row in measured:
+        whole = row.get("latency_with_tokenisation_ms") or {}
+        rows.append(
+            [
+                name(row["name"]),
+                escape(row.get("provider") or figures.MISSING),
+                number(row.get("parity_max_abs_diff"), figures.scientific),
+                number(whole.get("p50"), figures.milliseconds),
+                number(whole.get("p99"), figures.milliseconds),
+                number(row.get("tokens_per_s"), figures.rate),
+                number(row.get("peak_memory_bytes"), figures.bytes_),
+            ]
+        )
+    heads = ["variant", "provider that ran", "largest difference to PyTorch",
+             "p50 with tokenising", "p99 with tokenising", "tokens/s", "peak memory"]  # fmt: skip
+    made = table("More about each variant", heads, rows, text=(0, 1))
+    return tag("details", tag("summary", "Every figure"), made)
 
 
 def _variant_row(row: Json, chosen: bool, largest: float) -> list[object]:

@@ -184,42 +184,44 @@ def _verdict(report: Json) -> Text:
 
 
 def _variants(report: Json) -> Table:
-    table = _table("variant", "verdict", "validation", "size", "p50", "p99", "requests/s", text=2)
+    table = _table("variant", "validation", "size", "p50", "p99", "requests/s")
+    table.add_column("verdict", overflow="fold")
     for row in report["variants"]:
         latency = row.get("latency_ms") or {}
         chosen = row["name"] == report["selected"]
         table.add_row(
             _text(row["name"], "bold green" if chosen else ""),
-            _text(row.get("reason") or "", "dim"),
             Text(figures.show(row["quality_validation"], figures.quality)),
             Text(figures.show(row.get("size_bytes"), figures.bytes_)),
             Text(figures.show(latency.get("p50"), figures.milliseconds)),
             Text(figures.show(latency.get("p99"), figures.milliseconds)),
             Text(figures.show(row.get("throughput_per_s"), figures.rate)),
+            _text(row.get("reason") or "", "dim"),
         )
     return table
 
 
 def _steps(report: Json) -> Table:
-    table = _table("step", "predicted", "measured", "error", "memory predicted", "measured", "USD")
+    priced = report["cost"]["measured_usd"] is not None
+    heads = ["step", "predicted", "measured", "error", "memory predicted", "measured"]
+    table = _table(*heads, *(["USD predicted", "measured"] if priced else []))
+    table.columns[0].no_wrap = True
     for step in report["steps"]:
-        predicted, measured = step["predicted"], step["measured"] or {}
-        comparison = step["comparison"] or {}
-        state = step["state"] if step["state"] != "done" else "reused" if step["cached"] else ""
-        name = _text(step["name"])
-        name.append(f" {state}" if state else "", style="red" if state == "failed" else "dim")
+        measured, comparison = step["measured"] or {}, step["comparison"] or {}
         outside = comparison and not comparison["within_interval"]
         error = figures.show(comparison.get("seconds_error"), figures.signed_percent)
+        usd = [figures.show(s.get("usd"), figures.usd) for s in (step["predicted"], measured)]
         table.add_row(
-            name,
-            Text(figures.show(predicted["seconds"], figures.seconds)),
+            _step_name(step),
+            Text(figures.show(step["predicted"]["seconds"], figures.seconds)),
             Text(figures.show(measured.get("seconds"), figures.seconds)),
             Text(error, style="yellow" if outside else ""),
-            Text(figures.show(predicted["peak_memory_bytes"], figures.bytes_)),
+            Text(figures.show(step["predicted"].get("peak_memory_bytes"), figures.bytes_)),
             Text(figures.show(measured.get("peak_memory_bytes"), figures.bytes_)),
-            Text(figures.show(measured.get("usd"), figures.usd)),
+            *(map(Text, usd) if priced else []),
         )
     total, cost = report["prediction"], report["cost"]
+    totals = [figures.show(cost[f"{key}_usd"], figures.usd) for key in ("predicted", "measured")]
     table.add_section()
     table.add_row(
         Text("all", style="bold"),
@@ -228,9 +230,15 @@ def _steps(report: Json) -> Table:
         Text(figures.show(total["seconds_error"], figures.signed_percent)),
         Text(""),
         Text(""),
-        Text(figures.show(cost["measured_usd"], figures.usd)),
+        *(map(Text, totals) if priced else []),
     )
     return table
+
+
+def _step_name(step: Json) -> Text:
+    state = step["state"] if step["state"] != "done" else "reused" if step["cached"] else ""
+    name = _text(step["name"])
+    return name.append(f" {state}" if state else "", style="red" if state == "failed" else "dim")
 
 
 def _files(report: Json, folder: Path | None) -> Iterator[Text]:

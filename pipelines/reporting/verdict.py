@@ -61,7 +61,10 @@ def headline(report: Json) -> Markup:
                    f" {metric_name(report)}, and no smaller variant was kept.")  # fmt: skip
     parts = [tag("b", name(report["selected"])), " keeps "]
     parts += [number(quality["selected"], figures.quality), " of "]
-    parts += [number(quality["tuned"], figures.quality), f" {metric_name(report)}"]
+    parts += [
+        number(quality["tuned"], figures.quality),
+        " " + metric_name(report).replace(" ", "\u00a0"),
+    ]
     gains = []
     if verdict["selected"] != verdict["reference"]:
         for key, word in (("times_smaller", "smaller"), ("times_faster", "faster")):
@@ -130,17 +133,27 @@ def _quality_tile(report: Json) -> Markup | None:
     kept = verdict["quality_kept"]
     value = number(kept, figures.percent) if kept else number(quality["selected"], figures.quality)
     notes = [f"of the tuned model's {metric_name(report)}"] if kept else [metric_name(report)]
+    notes.append(_loss(report))
     if quality.get("ci95"):
         low, high = quality["ci95"]
         interval = [number(low, figures.quality), "–", number(high, figures.quality)]
-        notes.append(tag("span", "95 % interval ", *interval, class_="soft"))
+        notes.append(tag("span", "95 % interval of the score ", *interval, class_="soft"))
     chance = quality.get("p_drop_exceeds_budget")
     if figures.is_number(chance):
-        budget = number(quality.get("max_quality_drop"), figures.quality)
-        sentence = ["chance that more than ", budget, " was lost: "]
-        sentence.append(number(chance, figures.percent))
+        sentence = ["chance of more than that: ", number(chance, figures.percent)]
         notes.append(tag("span", *sentence, class_="soft"))
     return _tile("Quality kept", value, *notes)
+
+
+def _loss(report: Json) -> Markup | None:
+    """What was lost of what was allowed to be lost."""
+    drop, budget = report["verdict"]["quality_drop"], report["quality"]["max_quality_drop"]
+    if not figures.is_number(drop) or not figures.is_number(budget):
+        return None
+    allowed = number(budget, figures.quality)
+    if drop <= 0:
+        return tag("span", "nothing lost, ", allowed, " allowed")
+    return tag("span", "lost ", number(drop, figures.quality), ", ", allowed, " allowed")
 
 
 def _gain_tile(
@@ -180,7 +193,7 @@ def _money_tile(report: Json) -> Markup | None:
     if cost["measured_usd"] is None:
         if cost["predicted_usd"] is not None:
             return _tile("Cost", number(cost["predicted_usd"], figures.usd), "predicted")
-        hint = join([code("objective.here_usd_per_hour"), " prices this machine"])
+        hint = join(["give ", code("here_usd_per_hour"), " in the spec"])
         return _tile("Cost", tag("span", "no price", class_="none"), hint)
     notes = [join(["predicted ", number(cost["predicted_usd"], figures.usd)])]
     if verdict["cost_of_first_order"] is not None:
