@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelines.cost.alternatives import alternatives
 from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog
-from pipelines.cost.chain import StepCost, cpu_train_cost, dataset_bytes, weights_bytes
-from pipelines.cost.alternatives import alternatives
+from pipelines.cost.chain import (
+    VOLUME_SHARE,
+    StepCost,
+    cpu_train_cost,
+    dataset_bytes,
+    weights_bytes,
+)
 from pipelines.cost.choose import choose, feasible
 from pipelines.cost.estimate import Alternative, Estimate
 from pipelines.cost.job import Job
@@ -77,6 +83,7 @@ def _training(space: Space, chosen: Choice) -> tuple[Training, float]:
     layout_number = int(rows.layout[row])
     moved = (weights_bytes(job) + dataset_bytes(job), weights_bytes(job))
     disk = 2 * weights_bytes(job) + 2 * job.checkpoint_bytes + 2 * dataset_bytes(job)
+    disk *= VOLUME_SHARE if job.scratch_on_volume else 1.0
     why = _why(space, chosen)
     if layout_number < 0:
         precision = precision_of(space, row)

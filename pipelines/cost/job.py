@@ -77,6 +77,12 @@ class Job:
         return 12.0 * self.trained_parameters + 0.0 * frozen
 
     @property
+    def scratch_on_volume(self) -> bool:
+        """Whether steps work on the volume of the hot tier (`components.runtime.scratch_folder`)
+        or, with an object store as hot tier, on their node's ephemeral storage."""
+        return "://" not in (self.spec.storage.hot or "")
+
+    @property
     def target(self) -> str:
         """``cpu`` or ``gpu``: what the published model is made for."""
         return serving_target(self.spec)

@@ -53,10 +53,10 @@ def transfer_usd(
     """Money for moving bytes between (cloud, region) places; nothing leaves a region for free.
 
     Data on somebody's own machine costs nothing to send in; between clouds the sender's internet
-    price applies.
+    price applies; an unknown region of the same cloud is taken to be the target's.
     """
-    cloud = source[0]
-    if not cloud or cloud == "own" or source == target:
+    cloud, region = source
+    if not cloud or cloud == "own" or (cloud == target[0] and region in ("", target[1])):
         return 0.0
     scope = "region" if cloud == target[0] else "internet"
     return size_bytes / GB * catalog.network.get((cloud, scope), 0.0)
