@@ -6,6 +6,7 @@ Run as the image's own user, on the final stage: what is missing here would be m
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 STEPS = {
@@ -26,6 +27,10 @@ LIBRARIES = {
 
 def main() -> None:
     family = sys.argv[1]
+    if family != "data":
+        # KFP sets this when it starts a step: kfp then imports nothing beside itself. The data
+        # image compiles pipelines too and has all of kfp.
+        os.environ["_KFP_RUNTIME"] = "true"
     names = [f"components.{step}.step" for step in STEPS[family]] + list(LIBRARIES[family])
     failures = []
     for name in names:

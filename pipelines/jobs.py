@@ -24,6 +24,9 @@ TOKEN_FOLDER = "/var/run/secrets/kubeflow/pipelines"
 TOKEN_AUDIENCE = "pipelines.kubeflow.org"
 TOKEN_SECONDS = 7200
 USER_ID = 65532  # "nonroot" in the images
+# The steps' claim and where they mount it (`dag.PodOptions.claim`, `dag.MOUNT`).
+CLAIM = "suanli-store"
+CLAIM_FOLDER = "/var/lib/suanli"
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -181,6 +184,7 @@ def _pod_template(arguments: list[str], config_map: str, options: RenderOptions)
             {"name": "rendered", "mountPath": FOLDER_IN_POD, "readOnly": True},
             {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "store", "mountPath": CLAIM_FOLDER, "readOnly": True},
         ],
     }
     token = {
@@ -202,7 +206,11 @@ def _pod_template(arguments: list[str], config_map: str, options: RenderOptions)
                 "runAsNonRoot": True,
                 "runAsUser": USER_ID,
                 "runAsGroup": USER_ID,
+                # KFP can't give the steps' pods an fsGroup. This pod comes first and mounts their
+                # claim, so that kubelet makes a fresh volume writable for the steps' group; it
+                # also reads a failed step's own error there.
                 "fsGroup": USER_ID,
+                "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container],
@@ -210,6 +218,7 @@ def _pod_template(arguments: list[str], config_map: str, options: RenderOptions)
                 {"name": "rendered", "configMap": {"name": config_map}},
                 {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
                 {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
+                {"name": "store", "persistentVolumeClaim": {"claimName": CLAIM}},
             ],
         },
     }

@@ -82,6 +82,13 @@ def test_spec_data_image_and_options_each_name_a_new_job() -> None:
     assert job_name() == names[0]
 
 
+def test_job_mounts_the_claim_that_the_steps_mount() -> None:
+    from pipelines import dag, jobs
+
+    assert (jobs.CLAIM, jobs.CLAIM_FOLDER) == (dag.PodOptions().claim, dag.MOUNT)
+    assert jobs.USER_ID == dag.USER_ID
+
+
 def test_long_names_stay_dns_labels() -> None:
     plan = dataclasses.replace(PLAN, name="n" * 51 + "-" + "m" * 11)
     files = rendered_files(plan, IR, RenderOptions(schedule="0 0 * * *"))

@@ -1,0 +1,86 @@
+"""A namespace of our own on the cluster that KUBECONFIG points at.
+
+Nothing outside that namespace is changed: overlays and examples are applied with their namespace
+replaced, cluster-scoped objects with a server-side dry run only. The tests that start pods also
+need images on the node and a way back to this machine:
+
+    SUANLI_DATA_IMAGE     the data image, as a pod names it
+    SUANLI_HOST_ADDRESS   an address of this machine that pods can reach
+    SUANLI_STORE_FOLDER   a folder of the node that user 65532 may write (a hostPath volume)
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """kubectl on one namespace."""
+
+    namespace: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> Any:
+        done = subprocess.run(
+            ["kubectl", "--namespace", self.namespace, *arguments],
+            input=stdin, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    def apply(self, items: list[dict[str, Any]], *options: str, check: bool = True) -> Any:
+        """Server-side apply, the way the documentation says."""
+        return self.kubectl(
+            "apply", "--server-side", "--validate=strict", *options, "-f", "-",
+            stdin=yaml.safe_dump_all(items), check=check,
+        )  # fmt: skip
+
+    def here(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The objects with their namespace (and RBAC subjects') replaced by the test's own."""
+        return [_moved(item, self.namespace) for item in items]
+
+
+def _moved(item: dict[str, Any], namespace: str) -> dict[str, Any]:
+    metadata = dict(item["metadata"])
+    if item["kind"] == "Namespace":
+        metadata["name"] = namespace
+    elif "namespace" in metadata:
+        metadata["namespace"] = namespace
+    moved = {**item, "metadata": metadata}
+    if "subjects" in item:
+        moved["subjects"] = [{**subject, "namespace": namespace} for subject in item["subjects"]]
+    return moved
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("needs a Kubernetes cluster: set KUBECONFIG")
+    made = Cluster(namespace=f"suanli-test-{secrets.token_hex(4)}")
+    namespace = yaml.safe_load(
+        (Path(__file__).parents[2] / "manifests/base/namespace.yaml").read_text()
+    )
+    made.apply([_moved(namespace, made.namespace)])
+    try:
+        yield made
+    finally:
+        made.kubectl("delete", "namespace", made.namespace, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    names = ("SUANLI_DATA_IMAGE", "SUANLI_HOST_ADDRESS", "SUANLI_STORE_FOLDER")
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        pytest.skip(f"needs pods: set {', '.join(missing)} (see tests/cluster/conftest.py)")
+    return {name: os.environ[name] for name in names}
