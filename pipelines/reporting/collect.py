@@ -133,6 +133,7 @@ def _step(
         "node": step.get("node"),
         "capacity": step.get("capacity"),
         "why": step.get("why", ""),
+        "output": None if report is None else report.get("output"),
         "predicted": _predicted(step),
         "measured": None if report is None else _measured(report, usd_per_hour(step)),
         "requested": {**step["resources"], "timeout_s": step.get("timeout_s")},

@@ -59,6 +59,8 @@ def usd(value: float) -> str:
     sign, value = ("-", -value) if value < 0 else ("", value)
     if value == 0:
         return "$0.00"
+    if value < 0.00005:
+        return f"{sign}<$0.0001"
     if value >= 0.1:
         return f"{sign}${value:,.2f}"
     digits = 1 - math.floor(math.log10(value))

@@ -224,6 +224,11 @@ def surroundings(report: Json) -> Markup:
     catalog = report["run"]["catalog"]
     if catalog.get("date"):
         facts.append(("Prices of", escape(catalog["date"])))
+    facts += [
+        (f"Output of {step['name']}", code(step["output"]))
+        for step in report["steps"]
+        if step["output"] and step["kind"] in ("select", "publish")
+    ]
     facts += [(key, code(path)) for key, path in _artifact_rows(report)]
     listed = tag("dl", *(join([tag("dt", k), tag("dd", v)]) for k, v in facts), class_="facts")
     notes = [

@@ -162,6 +162,9 @@ def receipt_blocks(report: Json, folder: Path | None) -> Iterator[RenderableType
     if any(row.get("size_bytes") for row in report["variants"]):
         yield _variants(report)
     yield _steps(report)
+    missed = [step["name"] for step in report["steps"] if step["state"] == "not reached"]
+    if missed:
+        yield _text(f"not reached: {', '.join(missed)}", "dim")
     yield from _files(report, folder)
 
 
@@ -207,6 +210,8 @@ def _steps(report: Json) -> Table:
     table = _table(*heads, *(["USD predicted", "measured"] if priced else []))
     table.columns[0].no_wrap = True
     for step in report["steps"]:
+        if step["state"] == "not reached":
+            continue
         measured, comparison = step["measured"] or {}, step["comparison"] or {}
         outside = comparison and not comparison["within_interval"]
         error = figures.show(comparison.get("seconds_error"), figures.signed_percent)

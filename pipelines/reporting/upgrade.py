@@ -113,6 +113,7 @@ def _step(step: Json) -> Json:
         "node": None,
         "capacity": None,
         "why": "",
+        "output": None,
     }
     return {
         **defaults,

@@ -132,16 +132,15 @@ def _quality_tile(report: Json) -> Markup | None:
         return _tile("Quality so far", value, split)
     kept = verdict["quality_kept"]
     value = number(kept, figures.percent) if kept else number(quality["selected"], figures.quality)
-    notes = [f"of the tuned model's {metric_name(report)}"] if kept else [metric_name(report)]
-    notes.append(_loss(report))
-    if quality.get("ci95"):
-        low, high = quality["ci95"]
-        interval = [number(low, figures.quality), "–", number(high, figures.quality)]
-        notes.append(tag("span", "95 % interval of the score ", *interval, class_="soft"))
+    notes: list[object] = [_loss(report)]
     chance = quality.get("p_drop_exceeds_budget")
     if figures.is_number(chance):
-        sentence = ["chance of more than that: ", number(chance, figures.percent)]
+        sentence = ["chance that it lost more: ", number(chance, figures.percent)]
         notes.append(tag("span", *sentence, class_="soft"))
+    if quality.get("ci95"):
+        low, high = quality["ci95"]
+        interval = [number(low, figures.quality), " – ", number(high, figures.quality)]
+        notes.append(tag("span", "95 % interval ", *interval, class_="soft"))
     return _tile("Quality kept", value, *notes)
 
 
@@ -152,8 +151,8 @@ def _loss(report: Json) -> Markup | None:
         return None
     allowed = number(budget, figures.quality)
     if drop <= 0:
-        return tag("span", "nothing lost, ", allowed, " allowed")
-    return tag("span", "lost ", number(drop, figures.quality), ", ", allowed, " allowed")
+        return tag("span", "nothing lost; ", allowed, " was allowed")
+    return tag("span", "lost ", number(drop, figures.quality), "; ", allowed, " was allowed")
 
 
 def _gain_tile(
