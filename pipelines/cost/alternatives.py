@@ -69,10 +69,11 @@ def _best_of_groups(space: Space) -> list[Choice]:
     value = space.rows.seconds if by_time else space.rows.usd
     order = np.lexsort((space.rows.preference, value, space.rows.preference > 0, key))
     _, first = np.unique(key[order], return_index=True)
-    winners = set(order[first].tolist())
+    wins = np.zeros(len(key), dtype=bool)
+    wins[order[first]] = True
     best: dict[int, Choice] = {}
     for part in totals(space):
-        for index in np.flatnonzero(np.isin(part.rows, list(winners))):
+        for index in np.flatnonzero(wins[part.rows]):
             found = choice_of(space, part, int(index))
             have = best.get(found.row)
             better = have is None or (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipelines.cost.model import model_shape
 from pipelines.cost.profile import IMAGE_TOKENS, Profile
@@ -17,7 +18,7 @@ CPU_TARGETS = ("cpu",)
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int8-static": 1.0, "int4": 0.55}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: derived figures are asked for thousands of times
 class Job:
     """The work of a spec on its data."""
 
@@ -49,18 +50,18 @@ class Job:
             return float(self.shape.image_tokens or IMAGE_TOKENS)
         return self.profile["train"].padded_length(batch)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Longest row, which memory must hold."""
         if self.spec.task == "image-classification":
             return self.shape.image_tokens or IMAGE_TOKENS
         return int(self.profile["train"].lengths.max())
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return self.shape.parameters
 
-    @property
+    @cached_property
     def trained_parameters(self) -> float:
         """Parameters that get gradients: all, or the adapters'."""
         if self.spec.training.method == "full":
@@ -82,13 +83,22 @@ class Job:
         or, with an object store as hot tier, on their node's ephemeral storage."""
         return "://" not in (self.spec.storage.hot or "")
 
-    @property
+    @cached_property
     def target(self) -> str:
         """``cpu`` or ``gpu``: what the published model is made for."""
         return serving_target(self.spec)
 
     def model_bytes(self, variant: str) -> float:
         """Size of a variant's graph."""
+        if variant not in self._model_bytes:
+            self._model_bytes[variant] = self._size_of(variant)
+        return self._model_bytes[variant]
+
+    @cached_property
+    def _model_bytes(self) -> dict[str, float]:
+        return {}
+
+    def _size_of(self, variant: str) -> float:
         parts = variant.split("+")
         width = min(WEIGHT_BYTES.get(part, 4.0) for part in parts)
         if width == 4.0 and self.target == "gpu" and "fp32" not in parts:

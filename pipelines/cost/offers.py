@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.cost.catalog import Catalog, Instance
-from pipelines.cost.chain import dataset_bytes, step_cost, weights_bytes
+from pipelines.cost.chain import StepCost, dataset_bytes, step_cost, weights_bytes
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.job import Job
 from pipelines.cost.machine import Machine, machine_of
@@ -119,10 +119,28 @@ def light_steps(job: Job) -> list[tuple[str, str, bool]]:
     return steps
 
 
-def fits_on(job: Job, offer: Offer, kinds: list[tuple[str, str]]) -> bool:
+StepCosts = dict[tuple[str, str], StepCost]
+
+
+class Costs:
+    """Costs of the cheap steps by machine; the same type in another region costs the same time."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._kinds = sorted({(kind, variant) for kind, variant, _ in light_steps(job)})
+        self._known: dict[tuple[object, ...], StepCosts] = {}
+
+    def on(self, offer: Offer) -> StepCosts:
+        machine, cpu = offer.machine, offer.instance.cpu
+        key = (cpu, machine.cores, machine.disk_bytes_per_second, machine.store_bytes_per_second)
+        if key not in self._known:
+            self._known[key] = {name: step_cost(self._job, machine, *name) for name in self._kinds}
+        return self._known[key]
+
+
+def fits_on(offer: Offer, costs: StepCosts) -> bool:
     """Whether each of the steps' requests fits into what the node's kubelet offers."""
-    for kind, variant in kinds:
-        found = step_cost(job, offer.machine, kind, variant)
+    for found in costs.values():
         if memory_request(found.memory_bytes, 0) > offered_memory(offer.instance):
             return False
         if disk_request(found) > offered_disk(offer.instance):
@@ -137,18 +155,18 @@ def light_plans(
     and dearer than another. Cheap steps run on demand when that is allowed: a pod that is deleted
     by preemption is not retried by KFP, and the saving is cents."""
     steady = "on-demand" if "on-demand" in job.spec.objective.capacity else "spot"
-    kinds = [(kind, variant) for kind, variant, _ in light_steps(job)]
+    costs = Costs(job)
     by_place: dict[tuple[str, str], list[LightPlan]] = {}
     serving = _cheapest_serving(job, found)
     for offer in found:
         if offer.instance.gpu or (offer.capacity != steady and not offer.instance.owned):
             continue
-        if not fits_on(job, offer, kinds):
+        if not fits_on(offer, costs.on(offer)):
             continue
         server = serving.get(offer.place) if job.target == "gpu" else offer
         if server is None:
             continue
-        by_place.setdefault(offer.place, []).append(_light_plan(job, catalog, offer, server))
+        by_place.setdefault(offer.place, []).append(_light_plan(job, catalog, offer, server, costs))
     return {place: _front(plans) for place, plans in by_place.items()}
 
 
@@ -164,12 +182,14 @@ def _cheapest_serving(job: Job, found: list[Offer]) -> dict[tuple[str, str], Off
     return best
 
 
-def _light_plan(job: Job, catalog: Catalog, light: Offer, serving: Offer) -> LightPlan:
+def _light_plan(
+    job: Job, catalog: Catalog, light: Offer, serving: Offer, costs: Costs
+) -> LightPlan:
     """Sum the steps, one node start before training and one after it, and the data's way in."""
     parts: list[Estimate] = []
     on_light, on_serving = 0.0, 0.0
     for kind, variant, elsewhere in light_steps(job):
-        seconds = step_cost(job, (serving if elsewhere else light).machine, kind, variant).seconds
+        seconds = costs.on(serving if elsewhere else light)[kind, variant].seconds
         parts.append(seconds)
         spent = seconds.value + POD_START_S
         if elsewhere:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ SAMPLED_SPREAD = 1.15
 IMAGE_TOKENS = 197  # 224 pixels in patches of 16, with the class token
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: derived figures are asked for thousands of times
 class SplitProfile:
     """One split. `lengths` holds tokens of a row with special tokens, cut to max_length; a sample
     when `exact` is False. `spread` is the factor by which rows x tokens may be off (80 %)."""
@@ -57,20 +58,33 @@ class SplitProfile:
     exact: bool
     spread: float = 1.0
 
-    @property
+    @cached_property
     def mean_length(self) -> float:
         return float(self.lengths.mean()) if len(self.lengths) else 0.0
 
-    @property
+    @cached_property
+    def _ordered(self) -> Lengths:
+        return np.sort(self.lengths)
+
+    @cached_property
+    def _padded(self) -> dict[int, float]:
+        return {}
+
+    @cached_property
     def tokens(self) -> int:
         return round(self.rows * self.mean_length)
 
     def padded_length(self, batch: int) -> float:
         """Tokens a row takes in length-bucketed batches of `batch` rows, each padded to its
         longest: rows sorted by length, mean of every `batch`-th maximum."""
+        if batch not in self._padded:
+            self._padded[batch] = self._padded_length(batch)
+        return self._padded[batch]
+
+    def _padded_length(self, batch: int) -> float:
         if not len(self.lengths):
             return 0.0
-        ordered = np.sort(self.lengths)
+        ordered = self._ordered
         scale = max(1, round(batch * len(ordered) / max(self.rows, 1)))
         longest = ordered[min(scale, len(ordered)) - 1 :: scale]
         counts = np.full(len(longest), scale, dtype=float)

@@ -213,18 +213,24 @@ def _cpu_rows(job: Job, found: list[Offer]) -> list[CpuRow]:
     """(offer, precision number, seconds) of training on CPU cores, where memory holds it."""
     wanted = job.spec.training.precision
     rows: list[CpuRow] = []
+    known: dict[tuple[object, str], Estimate] = {}  # the same type costs the same time anywhere
     need = memory_request(
         Estimate.of(TORCH_BYTES + 0.1 * GIB + cpu_train_memory(job), 1.25), shm_bytes(1, False)
     )
     for index, offer in enumerate(found):
         if offer.instance.gpu or need > offered_memory(offer.instance):
             continue
+        machine = offer.machine
+        key = (offer.instance.cpu, machine.cores, machine.disk_bytes_per_second,
+               machine.store_bytes_per_second)  # fmt: skip
         for number, precision in enumerate(CPU_PRECISIONS):
             if wanted not in ("auto", precision) or (
                 precision == "bf16" and not offer.machine.native_bf16
             ):
                 continue
-            rows.append((index, number, cpu_train_cost(job, offer.machine, precision).seconds))
+            if (key, precision) not in known:
+                known[key, precision] = cpu_train_cost(job, machine, precision).seconds
+            rows.append((index, number, known[key, precision]))
     return rows
 
 
