@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import Hardware, StepReport, content_hash, error_document
+from components.pushgateway import push
 from components.storage import Store, Tiers
 
 COMPONENTS = Path(__file__).parent
@@ -220,6 +221,9 @@ def _run_and_record(
         notes=context.notes,
     )
     document = report.to_json()
+    problem = push(document, run_id=run_id, gateway=os.environ.get("SUANLI_PUSHGATEWAY"))
+    if problem:
+        document["notes"].append(problem)
     store.put_json(f"runs/{run_id}/steps/{step}.json", document)
     # The marker comes last: whoever sees it may rely on everything before it.
     store.put_json(f"markers/{fingerprint}.json", {"output": output, "report": document})

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.contract import SpecError, SuanliError
 from pipelines import cli_report, cli_tools
-from pipelines.cli_cluster import Tools, add_commands
+from pipelines.cli_cluster import Tools, add_commands, pairs
 
 EXIT_INTERRUPTED = 130
 DEFAULT_WORKDIR = Path("runs")
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
             add_compiling=_add_compiling,
             make_plan=lambda arguments: _make_plan(arguments, here=False)[1],
             compile_plan=_compile_plan,
-            images=_images,
+            pods=_pods,
         ),
     )
 
@@ -115,6 +115,11 @@ def _add_compiling(command: argparse.ArgumentParser) -> None:
         help="image of a family (data, train, infer), by digest where known",
     )  # fmt: skip
     command.add_argument("--queue", help="Kueue LocalQueue for every pod")
+    command.add_argument(
+        "--label", action="append", default=[], metavar="KEY=VALUE",
+        help="label on every pod (cost centre)",
+    )  # fmt: skip
+    command.add_argument("--pushgateway", metavar="URL", help="where steps push their metrics")
 
 
 def _add_output_modes(command: argparse.ArgumentParser) -> None:
@@ -213,26 +218,39 @@ def _images(arguments: argparse.Namespace) -> dict[str, str]:
     return images
 
 
+def _pods(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `dag.pod_options` takes."""
+    from pipelines.jobs import check_labels
+
+    labels = pairs("--label", arguments.label)
+    check_labels(labels)
+    return {
+        "images": _images(arguments),
+        "queue": arguments.queue,
+        "labels": labels,
+        "pushgateway": arguments.pushgateway,
+    }
+
+
 def _compile_plan(arguments: argparse.Namespace, plan: Any) -> str:
     from pipelines.dag import compile_pipeline
 
-    return compile_pipeline(plan, images=_images(arguments), queue=arguments.queue)
+    return compile_pipeline(plan, **_pods(arguments))
 
 
 def _compile(arguments: argparse.Namespace) -> int:
     from pipelines.dag import compile_manifest, compile_pipeline
 
-    images = _images(arguments)
+    pods = _pods(arguments)
     _, plan = _make_plan(arguments, here=False)
     if arguments.format == "ir":
-        text = compile_pipeline(plan, images=images, queue=arguments.queue)
+        text = compile_pipeline(plan, **pods)
     else:
         text = compile_manifest(
             plan,
             namespace=arguments.namespace,
             version=f"{plan.name}-{plan.hash[:12]}",
-            images=images,
-            queue=arguments.queue,
+            **pods,
         )
     _write_text(arguments.output, text)
     return 0

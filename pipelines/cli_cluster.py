@@ -24,7 +24,7 @@ class Tools:
     add_compiling: Callable[[argparse.ArgumentParser], None]
     make_plan: Callable[[argparse.Namespace], Any]
     compile_plan: Callable[[argparse.Namespace, Any], str]
-    images: Callable[[argparse.Namespace], dict[str, str]]
+    pods: Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def add_commands(commands: Any, tools: Tools) -> None:
@@ -47,10 +47,6 @@ def _add_render(commands: Any, tools: Tools) -> None:
     render.add_argument("--host", default=DEFAULT_HOST, help="KFP API, as the Job sees it")
     render.add_argument("--namespace", default="suanli")
     render.add_argument("--experiment", help="default: the spec's name")
-    render.add_argument(
-        "--label", action="append", default=[], metavar="KEY=VALUE",
-        help="label on the Job and its pod (cost centre)",
-    )  # fmt: skip
     render.add_argument("--schedule", metavar="CRON", help="also look for changed data, in UTC")
     render.add_argument("--no-wait", action="store_true", help="the Job ends when the run starts")
     render.add_argument(
@@ -73,17 +69,18 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
     from pipelines.review import cost_diff_markdown
     from pipelines.submission import data_identity
 
-    images = tools.images(arguments)
+    pods = tools.pods(arguments)
     options = RenderOptions(
         host=arguments.host,
         namespace=arguments.namespace,
         experiment=arguments.experiment,
-        data_image={**DEFAULT_IMAGES, **images}["data"],
+        data_image={**DEFAULT_IMAGES, **pods["images"]}["data"],
         wait=not arguments.no_wait,
-        labels=_pairs("--label", arguments.label),
+        labels=pods["labels"],
         schedule=arguments.schedule,
-        images=images,
-        queue=arguments.queue,
+        images=pods["images"],
+        queue=pods["queue"],
+        pushgateway=pods["pushgateway"],
     )
     check_options(options)
     plan = tools.make_plan(arguments)
@@ -91,10 +88,7 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
     manifest = None
     if arguments.kubernetes_native:
         version = f"{plan.name}-{plan.hash[:12]}"
-        manifest = compile_manifest(
-            plan, namespace=arguments.namespace, version=version, images=images,
-            queue=arguments.queue,
-        )  # fmt: skip
+        manifest = compile_manifest(plan, namespace=arguments.namespace, version=version, **pods)
     if arguments.diff:
         earlier = arguments.output / "plan.json"
         before = plan_from_json(_read_json(earlier)) if earlier.exists() else None
@@ -187,7 +181,7 @@ def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
         ir_yaml,
         _connection(arguments),
         experiment=arguments.experiment,
-        parameters=_pairs("--set", arguments.parameters),
+        parameters=pairs("--set", arguments.parameters),
         service_account=arguments.service_account,
         wait=arguments.wait,
         force=arguments.force,
@@ -261,7 +255,7 @@ def _runs_cancel(arguments: argparse.Namespace) -> int:
 # -- shared --------------------------------------------------------------------------------------
 
 
-def _pairs(option: str, items: list[str]) -> dict[str, str]:
+def pairs(option: str, items: list[str]) -> dict[str, str]:
     pairs = {}
     for item in items:
         key, separator, value = item.partition("=")

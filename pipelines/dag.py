@@ -57,6 +57,8 @@ class PodOptions:
     claim: str = "suanli-store"  # the volume claim that holds the local tiers (manifests/base)
     queue: str | None = None  # Kueue LocalQueue
     secret: str | None = None  # secret with object-store credentials, read as environment
+    labels: dict[str, str] = field(default_factory=dict)  # cost centres, for OpenCost and Kubecost
+    pushgateway: str | None = None  # where steps push their metrics
 
 
 # Names of the environment variables that object-store clients read, and so the keys of the secret.
@@ -210,6 +212,10 @@ def request(task: dsl.PipelineTask, step: StepPlan, options: PodOptions) -> None
     pod.set_security_context(task, run_as_user=USER_ID, run_as_group=USER_ID, run_as_non_root=True)
     pod.add_pod_label(task, "suanli.dev/step", step.step)
     pod.add_pod_label(task, "suanli.dev/kind", step.kind)
+    for key, value in sorted(options.labels.items()):
+        pod.add_pod_label(task, key, value)
+    if options.pushgateway:
+        task.set_env_variable("SUANLI_PUSHGATEWAY", options.pushgateway)
     if options.queue:
         pod.add_pod_label(task, "kueue.x-k8s.io/queue-name", options.queue)
     if options.secret:
@@ -229,7 +235,12 @@ def cluster_tiers(plan: Plan) -> Tiers:
 
 
 def pod_options(
-    plan: Plan, *, images: dict[str, str] | None = None, queue: str | None = None
+    plan: Plan,
+    *,
+    images: dict[str, str] | None = None,
+    queue: str | None = None,
+    labels: dict[str, str] | None = None,
+    pushgateway: str | None = None,
 ) -> PodOptions:
     """Return the pod settings that the plan's spec asks for."""
     credentials = plan.spec["storage"]["credentials"]
@@ -237,14 +248,18 @@ def pod_options(
         images={**DEFAULT_IMAGES, **(images or {})},
         queue=queue,
         secret=credentials["secret"] if credentials else None,
+        labels={"suanli.dev/pipeline": plan.name, **(labels or {})},
+        pushgateway=pushgateway,
     )
 
 
-def compile_pipeline(
-    plan: Plan, *, images: dict[str, str] | None = None, queue: str | None = None
-) -> str:
-    """Compile `plan` to KFP IR YAML; the same plan and images give the same bytes."""
-    options = pod_options(plan, images=images, queue=queue)
+def compile_pipeline(plan: Plan, **pods: Any) -> str:
+    """Compile `plan` to KFP IR YAML; the same plan and images give the same bytes.
+
+    Args:
+        pods: settings of every pod, see `pod_options`.
+    """
+    options = pod_options(plan, **pods)
     pipeline = build(plan, tiers=cluster_tiers(plan), options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
@@ -257,12 +272,11 @@ def compile_manifest(
     *,
     namespace: str,
     version: str,
-    images: dict[str, str] | None = None,
-    queue: str | None = None,
+    **pods: Any,
 ) -> str:
     """Compile `plan` to Pipeline and PipelineVersion objects for an API server that stores
     pipelines in Kubernetes (``--pipelinesStoreKubernetes=true``)."""
-    options = pod_options(plan, images=images, queue=queue)
+    options = pod_options(plan, **pods)
     pipeline = build(plan, tiers=cluster_tiers(plan), options=options)
     manifest = KubernetesManifestOptions(
         pipeline_name=plan.name,

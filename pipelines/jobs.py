@@ -54,6 +54,7 @@ class RenderOptions:
     schedule: str | None = None
     images: dict[str, str] = field(default_factory=dict)
     queue: str | None = None
+    pushgateway: str | None = None
     manifest: str | None = None
     data: Any = None
 
@@ -79,18 +80,27 @@ def check_options(options: RenderOptions) -> None:
             f"--host {parts.hostname}: credentials don't belong in a URL",
             remedy="the Job uses its service account's token",
         )
-    for key, value in options.labels.items():
-        if not LABEL_KEY.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
-            raise SpecError(
-                f"--label {key}={value} is not a Kubernetes label",
-                remedy="at most 63 letters, digits, '-', '_' and '.'",
-            )
+    check_labels(options.labels)
     if options.schedule is not None:
         fields = options.schedule.split()
         if len(fields) != 5 or not all(CRON_FIELD.fullmatch(part) for part in fields):
             raise SpecError(
                 f"--schedule {options.schedule!r} is not a cron schedule",
                 remedy="five fields in UTC, such as '30 2 * * *'",
+            )
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Check labels that end up on pods.
+
+    Raises:
+        SpecError: one is not a Kubernetes label.
+    """
+    for key, value in labels.items():
+        if not LABEL_KEY.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
+            raise SpecError(
+                f"--label {key}={value} is not a Kubernetes label",
+                remedy="at most 63 letters, digits, '-', '_' and '.'",
             )
 
 
@@ -141,6 +151,10 @@ def cron_job(plan: Plan, options: RenderOptions) -> dict[str, Any]:
         arguments += ["--image", f"{family}={image}"]
     if options.queue:
         arguments += ["--queue", options.queue]
+    if options.pushgateway:
+        arguments += ["--pushgateway", options.pushgateway]
+    for key, value in sorted(options.labels.items()):
+        arguments += ["--label", f"{key}={value}"]
     template = _pod_template(arguments, spec_config_name(plan.name), options)
     credentials = plan.spec["storage"]["credentials"]
     if credentials:
