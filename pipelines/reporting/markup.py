@@ -113,5 +113,5 @@ def table(
 
 def embedded_json(document: Any) -> Markup:
     """JSON that can stand inside a script element: no ``<``, no line separators."""
-    text = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"), sort_keys=True)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

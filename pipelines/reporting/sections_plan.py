@@ -11,6 +11,10 @@ from pipelines.reporting.markup import Markup, code, escape, join, name, number,
 from pipelines.reporting.sections_result import section
 
 Json = dict[str, Any]
+# How people write a spec: who, what, then how.
+SPEC_KEYS = ("schema_version", "name", "task", "model", "data", "training", "compression",
+             "serving", "objective", "storage", "tracking")  # fmt: skip
+SPEC_ORDER = {key: index for index, key in enumerate(SPEC_KEYS)}
 
 
 def prediction(report: Json) -> Markup:
@@ -256,6 +260,8 @@ def _commands(report: Json) -> Markup | None:
     commands = report["reproduce"]
     if not commands:
         return None
-    spec = yaml.safe_dump(report["spec"], sort_keys=False, allow_unicode=True)
+    last = len(SPEC_ORDER)
+    ordered = sorted(report["spec"].items(), key=lambda item: SPEC_ORDER.get(item[0], last))
+    spec = yaml.safe_dump(dict(ordered), sort_keys=False, allow_unicode=True)
     shown = tag("details", tag("summary", "The spec, every default filled in"), tag("pre", spec))
     return join([tag("h3", "Commands"), tag("pre", "\n".join(commands)), shown])

@@ -12,6 +12,7 @@ Json = dict[str, Any]
 MAX_HEAT_LABELS = 30
 MAX_LABEL_ROWS = 40
 MAX_PANELS = 9
+AVERAGES = ("micro avg", "macro avg", "weighted avg")
 MAX_CONFUSIONS = 15
 
 
@@ -99,7 +100,7 @@ def quality(report: Json) -> Markup:
     split = report["quality"].get("split") or "test"
     content = [
         _entities(report["entities"]),
-        _label_table(report["classification_report"]),
+        _label_table(report["classification_report"], report["confusion"]),
         _confusion(report["confusion"]),
     ]
     lead = f"On {split}, scored once, after the choice was made on validation."
@@ -121,15 +122,24 @@ def _entities(entities: Json | None) -> Markup | None:
     return table("Entity-level quality", heads, rows, class_="narrow") if rows else None
 
 
-def _label_table(scores: Json | None) -> Markup | None:
+def _in_order(scores: Json, confusion: Json | None) -> list[str]:
+    """Labels as the model has them (JSON objects may have lost the order), averages last."""
+    known = [str(label) for label in (confusion or {}).get("labels") or []]
+    labels = [
+        label for label in scores if label not in AVERAGES and isinstance(scores[label], dict)
+    ]
+    labels.sort(key=lambda label: known.index(label) if label in known else len(known))
+    return labels + [average for average in AVERAGES if average in scores]
+
+
+def _label_table(scores: Json | None, confusion: Json | None) -> Markup | None:
     if not scores:
         return None
     rows, classes = [], []
-    for label, row in scores.items():
-        if not isinstance(row, dict):
-            continue
+    for label in _in_order(scores, confusion):
+        row = scores[label]
         f1 = row.get("f1", row.get("f1-score"))
-        classes.append("total" if label.endswith(" avg") else "")
+        classes.append("total" if label in AVERAGES else "")
         rows.append(
             [
                 name(label),
