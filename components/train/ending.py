@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,14 @@ class Run:
     saves: Checkpoints
 
 
-def finish(job: Job, world: World, run: Run) -> None:
-    """Save the best model in ``job.output`` and emit ``finished``, on rank 0."""
+def finish(
+    job: Job,
+    world: World,
+    run: Run,
+    publish: Callable[[Path], dict[str, Any]] = lambda _: {},
+) -> None:
+    """Save the best model in ``job.output``, `publish` that folder, and emit ``finished`` with what
+    it returned; on rank 0."""
     with world.phase("save"):
         model = best_model(job, world, run)
     if world.rank != 0:
@@ -44,6 +51,7 @@ def finish(job: Job, world: World, run: Run) -> None:
             model, output, tokenizer=run.data.tokenizer, info=information(job, run)
         )
     run.reporter.close()
+    published = publish(output)
     peak = torch.cuda.max_memory_allocated() if world.device.type == "cuda" else None
     report.emit(
         "finished",
@@ -57,6 +65,7 @@ def finish(job: Job, world: World, run: Run) -> None:
         checkpoints={"saved": run.saves.saved, "stall_s": round(run.saves.stall_s, 4)},
         notes=run.saves.problems,
         peak_gpu_memory_bytes=peak,
+        **published,
     )
 
 
