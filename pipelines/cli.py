@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.contract import SpecError, SuanliError
+from components.contract import InfeasiblePlanError, SpecError, SuanliError
 from pipelines import cli_report, cli_tools
 from pipelines.cli_cluster import Tools, add_commands, pairs
 
@@ -176,9 +176,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from pipelines.terminal import LiveView, print_error, print_receipt
 
     spec, plan = _make_plan(arguments, here=True)
+    free = _unrestricted(arguments, spec)
     mode = "json" if arguments.json else "quiet" if arguments.quiet else "live"
     with LiveView(plan, mode=mode) as view:
-        outcome = run_here(spec, plan, workdir=arguments.workdir, on_event=view.handle)
+        outcome = run_here(
+            spec, plan, unrestricted=free, workdir=arguments.workdir, on_event=view.handle
+        )
     if mode == "json":
         print(json.dumps(outcome.report, indent=1, sort_keys=True, ensure_ascii=False))
     elif mode == "live":
@@ -186,6 +189,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if outcome.error:
         print_error(outcome.error)
     return outcome.exit_code
+
+
+def _unrestricted(arguments: argparse.Namespace, spec: Any) -> Any:
+    """Return the plan that any hardware would have got, None when nothing else is feasible."""
+    if spec.objective.hardware == "here":
+        return None
+    try:
+        return _make_plan(arguments, here=False)[1]
+    except InfeasiblePlanError:
+        return None
 
 
 def _plan(arguments: argparse.Namespace) -> int:

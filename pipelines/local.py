@@ -53,12 +53,17 @@ class Outcome:
 
 
 def run_here(
-    spec: Spec, plan: Plan, *, workdir: Path, on_event: Callable[[Event], None]
+    spec: Spec,
+    plan: Plan,
+    *,
+    workdir: Path,
+    on_event: Callable[[Event], None],
+    unrestricted: Plan | None = None,
 ) -> Outcome:
     """Run `plan` on this machine and leave the receipt in ``<workdir>/<name>/<run-id>/``.
 
     A broken run of the same spec is taken up again under its own run id; steps that finished
-    before are found by their markers.
+    before are found by their markers. The receipt shows the `unrestricted` decision beside `plan`.
 
     Raises:
         SpecError: the work folder can't be written.
@@ -81,6 +86,8 @@ def run_here(
     _write_json(folder / "plan.json", plan.to_json())
     run_key = f"runs/{folder.name}"
     _forget_errors(store, run_key)
+    if unrestricted is not None:
+        store.put_json(f"{run_key}/unrestricted_plan.json", unrestricted.to_json())
     _run_child(folder, store, on_event)
     error = _first_error(store, run_key) or _silent_death(store, run_key, folder)
     report = collect_outputs(store, folder, plan, error)

@@ -61,8 +61,12 @@ ROUND_SECONDS = (
 def time_ticks(scale: Scale, wanted: int = 5) -> list[float]:
     """Return durations inside a logarithmic scale that read well, about `wanted` of them."""
     inside = [value for value in ROUND_SECONDS if scale.low <= value <= scale.high]
-    stride = max(1, -(-len(inside) // wanted))
-    return inside[::stride]
+    if len(inside) > 2:
+        return inside[:: max(1, -(-len(inside) // wanted))]
+    # A narrow scale: steps of whole or simple fractions of its own unit.
+    unit = next((unit for unit in (86400.0, 3600.0, 60.0) if scale.low >= unit), 1.0)
+    steps = Scale(low=scale.low / unit, high=scale.high / unit).ticks(wanted)
+    return [step * unit for step in steps]
 
 
 def _linear_ticks(scale: Scale, wanted: int) -> list[float]:

@@ -77,7 +77,10 @@ def decision(report: Json) -> Markup:
     content = _decided(made, "front")
     lead: list[object] = ["Chosen: ", _where(made), ". ", _considered(made)]
     if free is not None:
-        content += [tag("h3", "With any hardware"), tag("p", _where(free), ". ", _considered(free))]
+        content += [
+            tag("h3", "With any hardware"),
+            tag("p", _where(free), ". ", _considered(free), class_="why"),
+        ]
         content += _decided(free, "free-front")
     return section("Decision", join(lead), *content, id_="decision")
 

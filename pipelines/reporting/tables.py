@@ -165,6 +165,11 @@ def receipt_blocks(report: Json, folder: Path | None) -> Iterator[RenderableType
     missed = [step["name"] for step in report["steps"] if step["state"] == "not reached"]
     if missed:
         yield _text(f"not reached: {', '.join(missed)}", "dim")
+    free = report["unrestricted"]
+    if free is not None:
+        where = f"{free['nodes']} × {free['node']} {free['capacity']}"
+        time_, money = _range(free["seconds"], figures.seconds), _range(free["usd"], figures.usd)
+        yield _text(f"with any hardware: {where}, {time_}, {money}", "dim")
     yield from _files(report, folder)
 
 

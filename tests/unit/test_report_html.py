@@ -14,7 +14,7 @@ import pytest
 from components.contract import DataError
 from pipelines.report import collect_report, render_html, render_markdown, with_own_step
 from pipelines.reporting.markup import Markup, embedded_json, escape, tag
-from tests.receipts import HOSTILE, Receipts, hostile_run
+from tests.receipts import HOSTILE, Receipts, hostile_run, rich_plan
 from tests.support import SHARED, needs_shared
 
 VOID = {"meta", "link", "br", "hr", "img", "path", "line", "rect", "circle", "polyline"}
@@ -81,6 +81,7 @@ def run(tmp_path: Path) -> Receipts:
 @pytest.mark.parametrize("until", [None, "train", "export-int8", "select", "ingest"])
 def test_every_number_in_the_page_is_in_report_json(run: Receipts, until: str | None) -> None:
     run.finish_before(until)
+    run.store.put_json(f"runs/{run.run_id}/unrestricted_plan.json", rich_plan().to_json())
     if until:
         run.fail(until, DataError("line 7: 3 columns, 2 expected", remedy="use 2"))
     report, text = page_of(run)
