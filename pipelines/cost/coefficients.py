@@ -34,16 +34,18 @@ def priors() -> dict[str, tuple[float, float]]:
         "arch.Volta.int8": (0.6, 0.4),
         "arch.Pascal.fp32": (0.9, 0.2),
         "arch.Volta.fp32": (1.0, 0.15),
-        "arch.CDNA.fp32": (1.0, 0.3),
-        "arch.CDNA2.fp32": (1.2, 0.3),
+        "arch.CDNA.fp32": (0.8, 0.2),
+        "arch.CDNA2.fp32": (0.8, 0.2),
         # Picojoule per fp16 FLOP, board power over it bounds sustained speed.
-        "energy.12nm": (1.2, 0.3),
+        "energy.12nm": (1.7, 0.25),
         "energy.7nm": (0.9, 0.2),
         "energy.5nm": (0.55, 0.2),
         "energy.fp32": (8.0, 0.3),
         # Attention: share of the product rate, passes over the score matrix.
         "attention.fused": (0.55, 0.25),
         "attention.fused_backward": (1.0, 0.2),
+        # Rows of a head's scores that one thread block takes.
+        "attention.block": (256.0, 0.5),
         "attention.products": (0.5, 0.3),
         "attention.scores": (8.0, 0.4),
         "attention.scores_backward": (1.5, 0.3),
@@ -56,11 +58,11 @@ def priors() -> dict[str, tuple[float, float]]:
         "nf4.bytes": (3.0, 0.5),
         "head.bytes": (6.0, 0.4),
         # Collectives: share of link bandwidth, microseconds a hop.
-        "link.nvlink": (0.75, 0.15),
+        "link.nvlink": (0.8, 0.1),
         "link.pcie": (0.35, 0.4),
-        "link.network": (0.7, 0.3),
+        "link.network": (0.8, 0.15),
         "link.alpha": (5.0, 0.5),
-        "tp.latency": (20.0, 0.5),
+        "tp.latency": (10.0, 0.5),
         "overlap.ddp": (0.7, 0.3),
         "overlap.fsdp": (0.7, 0.3),
         "fsdp.exposed": (0.15, 0.5),
@@ -72,14 +74,36 @@ def priors() -> dict[str, tuple[float, float]]:
         "serving.fixed": (0.5, 0.5),
         "electra.generator": (0.3, 0.4),
     }
+    # A class of stacks shares its value; a stack multiplies it by a factor near 1.
+    p |= {
+        "gemm.train": (0.9, 0.15),
+        "gemm.infer": (0.9, 0.15),
+        # Microseconds of the host to enqueue a layer's forward: some 40 calls of 7 us when
+        # every operator is dispatched, a few when fused, one replay of a graph.
+        "launch.eager": (300.0, 0.4),
+        "launch.fused": (100.0, 0.5),
+        "launch.graph": (20.0, 0.4),
+        "wave.train": (0.05, 0.7),
+        "wave.infer": (0.05, 0.7),
+        "kernel.scaled": (0.9, 0.15),
+        # Microseconds of the host for a tensor-parallel collective, doubled ranks each.
+        "launch.collective": (40.0, 0.5),
+    }
+    for arch in ("Hopper", "Blackwell", "Ada", "CDNA3", "CDNA4"):
+        p[f"arch.{arch}.fp8"] = (1.0, 0.15)
+        p[f"arch.{arch}.half"] = (1.0, 0.1)
+    for arch in ("Ampere", "Turing", "Ada", "Hopper"):
+        p[f"arch.{arch}.fp32"] = (1.0, 0.1)
+        p[f"arch.{arch}.int8"] = (1.0, 0.15)
     for stack in (*(f"{s}.train" for s in _TRAIN), *(f"{s}.infer" for s in _INFER)):
         fused = stack.startswith(("compiled", "tensorrt", "onnxruntime-t", "nemo"))
         graph = stack.startswith(("tensorrt", "onnxruntime-t"))
-        p[f"gemm.{stack}"] = (0.9, 0.15)
-        p[f"elementwise.{stack}"] = (0.5 if fused else 1.0, 0.4)
-        p[f"scores.{stack}"] = (0.3 if graph else 1.0, 0.4)
-        # Microseconds of the host to enqueue a layer's forward.
-        p[f"launch.{stack}"] = (20.0 if graph else 60.0 if fused else 150.0, 0.6)
+        p[f"gemm.{stack}"] = (1.0, 0.12)
+        # Megatron-LM fuses bias-GELU, bias-dropout-add and scale-mask-softmax by default.
+        megatron = stack.startswith("megatron")
+        p[f"elementwise.{stack}"] = (0.5 if fused else 0.65 if megatron else 1.0, 0.4)
+        p[f"scores.{stack}"] = (0.3 if graph else 0.5 if megatron else 1.0, 0.4)
+        p[f"launch.{stack}"] = (1.0, 0.35)
         # Milliseconds a step or a batch apart from the layers.
         p[f"fixed.{stack}"] = (0.1 if graph else 0.5 if stack.endswith("infer") else 3.0, 0.7)
         if stack.endswith("train"):

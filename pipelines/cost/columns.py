@@ -64,7 +64,7 @@ _FLAGS = (
 )
 _NAMES = (
     *("kind", "task", "precision", "runtime", "framework", "optimizer", "sharding"),
-    *("checkpointing", "attention", "quantization", "head", "lora_targets"),
+    *("checkpointing", "attention", "quantization", "head", "lora_targets", "recipe"),
 )
 
 

@@ -72,12 +72,13 @@ def predict_many(
     model = StepModel(c)
     parts = model.parts(theta)
     seconds: Floats = np.sum(list(parts.values()), axis=0)
-    mean, spread = time_effects(c, model.stack, parts, time_calibration or shipped("time"))
+    mean, spread = time_effects(c, model.stack, time_calibration or shipped("time"))
     seconds = seconds * np.exp(mean)
     bytes_by_part = memory_parts(c, theta)
     memory: Floats = np.sum(list(bytes_by_part.values()), axis=0)
     memory_mean, memory_spread = memory_effects(c, memory_calibration or shipped("memory"))
     memory = memory * np.exp(memory_mean)
+    memory_low = memory * np.exp(-Z80 * memory_spread)
     memory_high = memory * np.exp(Z80 * memory_spread)
     replicas = np.where(model.train, c["data_parallel"] * c["grad_accum"], 1.0)
     samples = c["micro_batch"] * replicas
@@ -88,19 +89,19 @@ def predict_many(
         samples=samples,
         tokens=samples * c["seq_len"],
         memory=memory,
-        memory_low=memory * np.exp(-Z80 * memory_spread),
+        memory_low=memory_low,
         memory_high=memory_high,
-        fits=fits(c, memory, memory_high),
+        fits=fits(c, memory_low, memory_high),
         train=model.train.astype(float),
         parts=parts | {f"memory.{k}": v for k, v in bytes_by_part.items()},
     )
 
 
-def fits(c: Columns, memory: Floats, memory_high: Floats) -> Floats:
-    """Return 1 where even the upper bound fits, 0 where the estimate does not, NaN between."""
+def fits(c: Columns, memory_low: Floats, memory_high: Floats) -> Floats:
+    """Return 1 where even the upper bound fits, 0 where not even the lower does, NaN between."""
     room = c["usable"] - _CONTEXT_BYTES
     yes = memory_high <= room
-    no = memory > room
+    no = memory_low > room
     unsure = c.flags["ambiguous"] & no
     return np.where(yes, 1.0, np.where(no & ~unsure, 0.0, np.nan))
 

@@ -1,7 +1,7 @@
 """Shipped residuals: which effects a workload has, and the fitted ones.
 
-Effects name physical classes only (GPU, generation, software stack, precision, size classes);
-never a table, a file or a row.
+Effects name physical classes only (GPU, software stack, precision, task, size classes), never a
+table, a file or a row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,21 @@ from pipelines.cost.calibration import Calibration
 from pipelines.cost.columns import Columns, Floats
 from pipelines.cost.kernels import data
 
+# Starting spreads of the levels (log standard deviation); the fit estimates them.
+TIME_LEVELS = {
+    "gpu": 0.1,
+    "gpu_precision": 0.08,
+    "gpu_stack": 0.08,
+    "gpu_stack_precision": 0.08,
+    "work": 0.06,
+    "width": 0.06,
+    "shape": 0.06,
+    "load": 0.06,
+    "parallel": 0.06,
+    "parallel_width": 0.06,
+}
+MEMORY_LEVELS = {"model": 0.05, "method": 0.05, "sharding": 0.05}
+
 
 @cache
 def shipped(quantity: str) -> Calibration:
@@ -21,18 +36,74 @@ def shipped(quantity: str) -> Calibration:
     return Calibration.from_json(data("residuals.json")[quantity])
 
 
-def time_effects(
-    c: Columns, stack: list[str], parts: dict[str, Floats], calibration: Calibration
-) -> tuple[Floats, Floats]:
+def _bucket(values: Floats) -> list[str]:
+    """Name the power of two nearest to each value."""
+    return [str(int(v)) for v in np.round(np.log2(np.maximum(values, 1.0)))]
+
+
+def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
+    """Return the effects of each row's time (all with loading 1)."""
+    gpu, precision, task = c.names["device"], c.names["precision"], c.names["task"]
+    width = [f"{h:.0f}x{n:.0f}" for h, n in zip(c["hidden_size"], c["num_layers"], strict=True)]
+    seq, batch = _bucket(c["seq_len"]), _bucket(c["micro_batch"])
+    tokens = _bucket(c["micro_batch"] * c["seq_len"] / c["cp"])
+    out = []
+    for i, s in enumerate(stack):
+        spread = f"{c['tp'][i]:.0f}|{c['pp'][i] > 1}|{c['data_parallel'][i] > 1}"
+        out.append(
+            [
+                f"gpu:{gpu[i]}",
+                f"gpu_precision:{gpu[i]}|{precision[i]}",
+                f"gpu_stack:{gpu[i]}|{s}",
+                f"gpu_stack_precision:{gpu[i]}|{s}|{precision[i]}",
+                f"work:{s}|{task[i]}|{precision[i]}|{c.names['recipe'][i]}",
+                f"width:{s}|{width[i]}",
+                f"shape:{s}|{seq[i]}|{batch[i]}",
+                f"load:{gpu[i]}|{s}|{tokens[i]}",
+                f"parallel:{s}|{spread}",
+                f"parallel_width:{s}|{spread}|{c['hidden_size'][i]:.0f}|{batch[i]}",
+            ]
+        )
+    return out
+
+
+def memory_effect_names(c: Columns) -> list[list[str]]:
+    """Return the effects of each row's memory (all with loading 1)."""
+    out = []
+    for i in range(c.size):
+        quantised = bool(c.names["quantization"][i])
+        out.append(
+            [
+                f"model:{c['hidden_size'][i]:.0f}x{c['num_layers'][i]:.0f}",
+                f"method:{c.names['task'][i]}|{quantised}|{c.names['checkpointing'][i]}"
+                f"|{c.names['lora_targets'][i]}",
+                f"sharding:{c.names['sharding'][i]}|{c['tp'][i] > 1}|{c['pp'][i] > 1}",
+            ]
+        )
+    return out
+
+
+def time_effects(c: Columns, stack: list[str], calibration: Calibration) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of the log residual of each row's time."""
-    return _apply([{} for _ in range(c.size)], calibration)
+    return apply_names(time_effect_names(c, stack), calibration)
 
 
 def memory_effects(c: Columns, calibration: Calibration) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of the log residual of each row's memory."""
-    return _apply([{} for _ in range(c.size)], calibration)
+    return apply_names(memory_effect_names(c), calibration)
 
 
-def _apply(effects: list[dict[str, float]], calibration: Calibration) -> tuple[Floats, Floats]:
-    pairs = [calibration.apply(row) for row in effects]
-    return np.array([m for m, _ in pairs]), np.array([s for _, s in pairs])
+def apply_names(rows: list[list[str]], calibration: Calibration) -> tuple[Floats, Floats]:
+    """Sum the effects of each row: mean and standard deviation of its log residual."""
+    known: dict[str, tuple[float, float]] = {}
+    mean, variance = np.zeros(len(rows)), np.full(len(rows), calibration.noise**2)
+    for i, names in enumerate(rows):
+        for name in names:
+            effect = known.get(name)
+            if effect is None:
+                level = name.split(":", 1)[0]
+                prior = (0.0, calibration.spreads.get(level, 0.0) ** 2)
+                effect = known[name] = calibration.effects.get(name, prior)
+            mean[i] += effect[0]
+            variance[i] += effect[1]
+    return mean, np.sqrt(variance)

@@ -47,8 +47,6 @@ _RUNTIME_ALIASES = {
     "paddlepaddle": "paddle",
     "": "pytorch",
 }
-# You et al. (arXiv 1904.00962): LAMB pre-training uses 64k sequences of 128 or 32k of 512 tokens.
-_LAMB_BATCH = {128: 65_536, 512: 32_768}
 
 
 class Row:
@@ -178,7 +176,7 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
     if seq_len is None:
         raise SpecError("seq_len is blank")
     optimizer = row.text("optimizer").lower()
-    micro_batch, accum = _batch(row, kind, replicas, optimizer, seq_len, generation)
+    micro_batch, accum = _batch(row, kind, replicas, generation)
     precision, precision_raw = _precision(row)
     quantization = row.text("quantization").lower()
     if (
@@ -218,11 +216,15 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
         packing=bool(row.flag("packing")),
         compiled=extra.get("compile", "0") not in {"0", "", "false"},
         peft_rank=row.whole("peft_rank", 0) or 0,
-        lora_targets=extra.get("lora_targets", ""),
+        # Adapter v2 trains a scale and a bias on every linear layer.
+        lora_targets="all"
+        if extra.get("method") == "adapter_v2"
+        else extra.get("lora_targets", ""),
         trainable_parameters=float(row.option("trainable_params", 0))
         if "trainable_params" in extra
         else 0.0,
         quantization=quantization,
+        recipe=(extra.get("float8_recipe") or extra.get("fp8_recipe") or "").lower(),
         sparse="2:4" in quantization,
         head=_head(kind, task, shape),
         pure_precision="true" in precision_raw or extra.get("mp_mode", "") == "PURE",
@@ -256,9 +258,7 @@ def _cluster(row: Row) -> tuple[int, int]:
     return n_gpus, nodes
 
 
-def _batch(
-    row: Row, kind: str, replicas: int, optimizer: str, seq_len: float, generation: bool
-) -> tuple[float, float]:
+def _batch(row: Row, kind: str, replicas: int, generation: bool) -> tuple[float, float]:
     micro, accum, total = (row.number(c) for c in ("micro_batch", "grad_accum", "global_batch"))
     if kind == "infer":
         micro = micro or total or (1.0 if generation else None)
@@ -271,8 +271,6 @@ def _batch(
         raise SpecError("micro_batch and global_batch are blank")
     if accum is None and total is not None:
         accum = max(1.0, total / (micro * replicas))
-    if accum is None and optimizer == "lamb":
-        accum = max(1.0, _LAMB_BATCH.get(int(seq_len), 32_768) / (micro * replicas))
     return micro, accum or 1.0
 
 

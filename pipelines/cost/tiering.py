@@ -17,6 +17,9 @@ from pipelines.cost.catalog import StorageClass
 GB = 1e9
 DAYS_PER_MONTH = 30.4
 PART_BYTES = 8 << 20
+RATE_SHAPE = 2.0
+HOT_DAYS = 1.0
+LOOK_AHEAD_DAYS = (7.0, 30.0, 90.0)
 RESTORE_SECONDS = {"archive": 12 * 3600.0}
 
 
@@ -29,6 +32,8 @@ class Usage:
         remaining_days: how much longer it is kept.
         deadline_seconds: how long a reader can wait; classes that restore more slowly are out.
         published: deployments pull it, so it counts as in use.
+        planned_reads_per_day, planned_days: what the plan says of the time ahead (a retraining
+            schedule, a deployment's term); None when nothing is planned.
     """
 
     bytes: float
@@ -39,6 +44,8 @@ class Usage:
     remaining_days: float = 365.0
     deadline_seconds: float = 60.0
     published: bool = False
+    planned_reads_per_day: float = 0.0
+    planned_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,7 @@ class Interest:
         reads_per_day: while in use.
         days_in_use: mean time until nobody reads it any more.
         dormant_share: artifacts that nobody reads at all.
+        abandoned_per_day: rate at which planned use ends before its term.
         revival_per_day: rate at which a dormant one is read once (an audit, a comparison).
     """
 
@@ -56,6 +64,17 @@ class Interest:
     days_in_use: float = 14.0
     dormant_share: float = 0.3
     revival_per_day: float = 0.002
+    abandoned_per_day: float = 0.001
+
+
+def reading_rate(usage: Usage, interest: Interest) -> float:
+    """Return reads a day while in use: the kind's rate until the artifact shows its own.
+
+    Rates differ between artifacts of one kind like a gamma distribution of shape `RATE_SHAPE`,
+    whose posterior mean this is.
+    """
+    active = max(usage.age_days - usage.idle_days, 1.0) if usage.reads else 0.0
+    return (usage.reads + RATE_SHAPE) / (active + RATE_SHAPE / interest.reads_per_day)
 
 
 def chance_in_use(usage: Usage, interest: Interest) -> float:
@@ -66,29 +85,29 @@ def chance_in_use(usage: Usage, interest: Interest) -> float:
     """
     if usage.published:
         return 1.0
-    rate, loss = interest.reads_per_day, 1.0 / interest.days_in_use
-    if usage.reads:
-        # The artifact's own rate, drawn towards its kind's by one read's worth of evidence.
-        active = max(usage.age_days - usage.idle_days, 1.0)
-        rate = (usage.reads + 1.0) / (active + 1.0 / rate)
+    rate, loss = reading_rate(usage, interest), 1.0 / interest.days_in_use
+    if usage.planned_days is not None:
+        if usage.planned_days <= 0:
+            return 0.0
+        rate, loss = usage.planned_reads_per_day, interest.abandoned_per_day
     still = math.exp(-(rate + loss) * usage.idle_days)
     lost = loss / (rate + loss) * (1.0 - still)
-    share = 1.0 if usage.reads else 1.0 - interest.dormant_share
-    dormant = 0.0 if usage.reads else interest.dormant_share
-    return share * still / (share * (still + lost) + dormant)
+    known = usage.reads > 0 or usage.planned_days is not None
+    dormant = 0.0 if known else interest.dormant_share
+    return (1.0 - dormant) * still / ((1.0 - dormant) * (still + lost) + dormant)
 
 
-def expected_reads(usage: Usage, interest: Interest) -> float:
-    """Return how often it will still be read."""
+def expected_reads(usage: Usage, interest: Interest, days: float) -> float:
+    """Return how often it will be read in the next `days`."""
     if usage.published:
-        return usage.remaining_days
-    rate = interest.reads_per_day
-    if usage.reads:
-        active = max(usage.age_days - usage.idle_days, 1.0)
-        rate = (usage.reads + 1.0) / (active + 1.0 / rate)
-    chance = chance_in_use(usage, interest)
-    days = interest.days_in_use * (1.0 - math.exp(-usage.remaining_days / interest.days_in_use))
-    return chance * rate * days + interest.revival_per_day * usage.remaining_days
+        return max(reading_rate(usage, interest), 1.0) * days
+    revived = interest.revival_per_day * days
+    if usage.planned_days is not None:
+        ahead = max(0.0, min(days, usage.planned_days))
+        return chance_in_use(usage, interest) * usage.planned_reads_per_day * ahead + revived
+    span = interest.days_in_use * (1.0 - math.exp(-days / interest.days_in_use))
+    in_use = chance_in_use(usage, interest) * reading_rate(usage, interest) * span
+    return in_use + revived
 
 
 def read_usd(usage: Usage, prices: StorageClass) -> float:
@@ -105,10 +124,15 @@ def day_usd(usage: Usage, prices: StorageClass) -> float:
 
 
 def move_usd(
-    usage: Usage, here: StorageClass | None, there: StorageClass, days_here: float
+    usage: Usage,
+    here: StorageClass | None,
+    there: StorageClass,
+    days_here: float,
+    *,
+    at_hand: bool = False,
 ) -> float:
-    """Money of moving it: a put in the new class, a read and what is left of the least days in
-    the old one."""
+    """Money of moving it: a put in the new class, a read of the old one unless the hot tier still
+    holds a copy (`at_hand`), and what is left of the old class's least days."""
     if here is not None and here.name == there.name:
         return 0.0
     requests = usage.files + usage.bytes / PART_BYTES
@@ -116,7 +140,12 @@ def move_usd(
     if here is None:
         return put
     early = max(0.0, here.min_days - days_here) * day_usd(usage, here)
-    return put + read_usd(usage, here) + early
+    return put + (0.0 if at_hand else read_usd(usage, here)) + early
+
+
+def is_at_hand(usage: Usage) -> bool:
+    """True right after a read: the hot tier keeps what was fetched for a day at least."""
+    return usage.reads > 0 and usage.idle_days <= HOT_DAYS
 
 
 def allowed(usage: Usage, prices: StorageClass) -> bool:
@@ -134,30 +163,35 @@ def best_class(
 ) -> str:
     """Return the key of the class that is expected to cost least from now on.
 
-    The choice is looked at again at every sweep, so cost in an expensive class is counted until
-    the artifact is expected to be dormant and in the cheapest one from then on.
+    Compared is what each class costs when it is kept for some days (`LOOK_AHEAD_DAYS`, or for the
+    rest) and the class that is best after that is entered then. Classes that restore more slowly
+    than a reader can wait are left out, unless nothing else is there.
     """
     interest = interest or Interest()
     possible = {key: prices for key, prices in classes.items() if allowed(usage, prices)}
-    if not possible:
-        possible = dict(classes)
-    reads = expected_reads(usage, interest)
-    chance = chance_in_use(usage, interest)
-    in_use_days = min(chance * interest.days_in_use, usage.remaining_days)
-    if usage.published:
-        in_use_days = usage.remaining_days
-    cheapest = min(possible.values(), key=lambda prices: day_usd(usage, prices))
-    rest = usage.remaining_days - in_use_days
+    possible = possible or dict(classes)
+    rest = usage.remaining_days
+    ends = () if usage.planned_days is None else (usage.planned_days,)
+    spans = [days for days in (*LOOK_AHEAD_DAYS, *ends) if 0 < days < rest] + [rest]
+    reads = {days: expected_reads(usage, interest, days) for days in spans}
+    day = {key: day_usd(usage, prices) for key, prices in possible.items()}
+    read = {key: read_usd(usage, prices) for key, prices in possible.items()}
+    current = classes[here] if here else None
 
     def total(key: str) -> float:
-        prices = possible[key]
-        start = move_usd(usage, classes[here] if here else None, prices, days_here)
-        keep = in_use_days * day_usd(usage, prices)
-        later = min(
-            rest * day_usd(usage, prices),
-            move_usd(usage, prices, cheapest, in_use_days) + rest * day_usd(usage, cheapest),
-        )
-        short = max(0.0, prices.min_days - usage.remaining_days) * day_usd(usage, prices)
-        return start + keep + later + short + reads * read_usd(usage, prices)
+        start = move_usd(usage, current, possible[key], days_here, at_hand=is_at_hand(usage))
+        stayed = days_here if key == here else 0.0
+        costs = []
+        for days in spans:
+            keep = days * day[key] + reads[days] * read[key]
+            short = max(0.0, possible[key].min_days - stayed - days) * day[key]
+            after = min(
+                move_usd(usage, possible[key], possible[other], stayed + days)
+                + (rest - days) * day[other]
+                + (reads[rest] - reads[days]) * read[other]
+                for other in possible
+            )
+            costs.append(keep + (after if days < rest else short))
+        return start + min(costs)
 
     return min(possible, key=lambda key: (total(key), key != here))

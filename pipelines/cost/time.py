@@ -48,6 +48,7 @@ class StepModel:
         c = self.c = columns
         self.stack = stacks(columns)
         self.constants = surface(columns)
+        self.adapted = self.constants
         self.train = columns.is_("kind", "train")
         self.arch = [str(a) for a in columns.names["arch"]]
         precision = columns.names["precision"]
@@ -67,6 +68,11 @@ class StepModel:
             np.where(columns.is_("checkpointing", "selective"), 0.15, 0.0),
         ) * self.train  # fmt: skip
         self.layers = c["num_layers"] / c["pp"]
+        # A pipeline needs micro-batches: where the row gives one large batch and no accumulation,
+        # it is cut into single samples.
+        cut = (c["pp"] > 1) & (c["grad_accum"] < c["pp"]) & self.train
+        self.pieces = np.where(cut, c["micro_batch"], 1.0)
+        self.accum = c["grad_accum"] * self.pieces
 
     def _fused_attention(self) -> Bools:
         """Whether scores stay on chip (flash or fused kernels) where the row does not say."""
@@ -82,15 +88,19 @@ class StepModel:
         c = self.c
         fill = np.where(c["fill"] > 0, c["fill"], theta["fill.binned"])
         seq = c["seq_len"] * fill
-        return seq, c["micro_batch"] * seq / c["cp"]
+        return seq, c["micro_batch"] / self.pieces * seq / c["cp"]
 
     def rate(self, theta: Coefficients) -> Floats:
         """Sustained FLOP/s of large products: specification, kernel quality and power limit."""
         c = self.c
         rate = c["peak"] * self.constants["share"]
         rate = rate * _gather(theta, "gemm", self.stack, 1.0)
+        rate = rate * np.where(self.train, theta["gemm.train"], theta["gemm.infer"])
         rate = rate * _gather(theta, "kernel", self.kinds, 1.0)
         rate = rate * _gather(theta, "arch", self.arch_kind, 1.0)
+        rate = rate * np.where(
+            c.is_("recipe", "rowwise", "mxfp8", "fp8-mx"), theta["kernel.scaled"], 1.0
+        )
         # Energy of an operation sets a ceiling: T4 and L4 sustain well below their peak.
         node = ["12nm" if a in ("Turing", "Volta", "Pascal", "GCN", "Kepler", "Maxwell") else
                 "7nm" if a in ("Ampere", "CDNA", "CDNA2") else "5nm" for a in self.arch]  # fmt: skip
@@ -102,6 +112,7 @@ class StepModel:
         )  # fmt: skip
         ceiling = 0.85 * c["watts"] / (energy * scale)
         rate = rate / (1.0 + (rate / ceiling) ** 4) ** 0.25
+        rate = rate / (1.0 + (rate / (1.15 * c["peak"])) ** 8) ** 0.125
         return rate * np.where(c.flags["sparse"], theta["kernel.sparse"], 1.0)
 
     def parts(self, theta: Coefficients) -> dict[str, Floats]:
@@ -109,6 +120,7 @@ class StepModel:
         c = self.c
         seq, tokens = self.tokens(theta)
         rate = self.rate(theta)
+        self.adapted = self.kernel_constants(theta)
         forward, backward = self._products(theta, tokens, rate)
         attention_f, attention_b = self._attention(theta, seq, tokens, rate)
         elementwise = self._elementwise(theta, tokens)
@@ -131,7 +143,7 @@ class StepModel:
         bound = (busy**3 + launch**3) ** (1 / 3)
         micro = bound + tp
         stages = c["pp"] - 1.0
-        accum = c["grad_accum"]
+        accum = self.accum
         bubble = micro * stages / c["vp"] * theta["pipeline.bubble"]
         sync = self._data_parallel(theta, micro * backward_share * 0.6)
         optimizer = self._optimizer(theta)
@@ -159,10 +171,25 @@ class StepModel:
         total: Floats = np.sum(list(self.parts(theta).values()), axis=0)
         return total
 
+    def kernel_constants(self, theta: Coefficients) -> dict[str, Floats]:
+        """Surface constants adapted to the row: fill times are fixed in seconds, not FLOPs.
+
+        A tile's prologue takes as long at any precision, so its cost in elements of k and in
+        waves scales with the peak (int8 twice fp16's, fp32 an eighth); and frameworks pick from
+        fewer kernels (no split-k in fused or quantised ones) than the tuned library behind
+        gemm.csv, so small products fill the GPU worse: ``wave.*``.
+        """
+        relative = self.c["peak"] / self.c["half_peak"]
+        extra = np.where(self.train, theta["wave.train"], theta["wave.infer"])
+        return self.constants | {
+            "k_half": self.constants["k_half"] * relative,
+            "wave_half": (self.constants["wave_half"] + extra) * relative,
+        }
+
     def _product(self, m: Floats, n: Floats, k: Floats, rate: Floats) -> Floats:
         return self.constants["t0"] * 0.5 + matmul_seconds(
             m, n, k, rate=rate, element_bytes=self.input_bytes, bandwidth=self.c["bandwidth"],
-            sms=self.c["sms"], constants=self.constants,
+            sms=self.c["sms"], constants=self.adapted,
         )  # fmt: skip
 
     def _products(self, theta: Coefficients, m: Floats, rate: Floats) -> tuple[Floats, Floats]:
@@ -192,6 +219,11 @@ class StepModel:
         width = np.where(self.half, c["half_peak"] * self.constants["share"], rate)
         width = np.minimum(width, np.where(self.half, width, rate))
         narrow = np.minimum(1.0, (c["head_dim"] / 128.0) ** 0.5)
+        # A thread block takes one head of one sample (or a slice of its rows): a small batch
+        # leaves most SMs idle.
+        blocks = tokens / seq * c["num_heads"] / c["tp"] * (1.0 + seq / theta["attention.block"])
+        filled = blocks / c["sms"]
+        narrow = narrow * filled / (1.0 + filled**3) ** (1 / 3)
         fused = flops * causal / (width * theta["attention.fused"] * narrow)
         scores = pairs * c["num_heads"] / c["tp"] * self.element
         eager = _gather(theta, "scores", self.stack, 1.0) * theta["attention.scores"]
@@ -238,18 +270,31 @@ class StepModel:
         )  # fmt: skip
         vocab = c["vocab_size"] / c["tp"]
         passes = np.where(self.train, np.where(self.frozen, 2.0, 3.0), 1.0)
-        dense = self._product(np.maximum(scored, 1.0), vocab, c["hidden_size"], rate) * passes
+        # fp8 and fp4 training keep the output layer in bf16.
+        wide = np.minimum(rate, c["half_peak"] * self.constants["share"])
+        wide = np.where(self.low, wide, rate)
+        dense = self._product(np.maximum(scored, 1.0), vocab, c["hidden_size"], wide) * passes
         logits = scored * vocab * np.where(self.train, theta["head.bytes"], 2.0) * self.element
         last = np.where(scored > 0, dense + logits / (c["bandwidth"] * 0.8), 0.0)
         # With pipeline stages the slowest holds the head.
         embed = 3.0 * tokens * c["hidden_size"] * self.element * passes / (c["bandwidth"] * 0.8)
         return last + embed
 
+    def _host_speed(self, theta: Coefficients) -> Floats:
+        """Microseconds of the host for a layer's forward in the stack's class."""
+        graph = np.array([s.startswith(("tensorrt", "onnxruntime-t")) for s in self.stack])
+        fused = np.array([s.startswith(("compiled", "onnxruntime.", "nemo")) for s in self.stack])
+        return np.select(
+            [graph, fused], [theta["launch.graph"], theta["launch.fused"]], theta["launch.eager"]
+        )
+
     def _launch(self, theta: Coefficients) -> Floats:
         """Host seconds to enqueue one micro-step."""
-        per_layer = _gather(theta, "launch", self.stack, 100.0) * 1e-6
+        per_layer = _gather(theta, "launch", self.stack, 1.0) * self._host_speed(theta) * 1e-6
         passes = np.where(self.train, 3.0 + self.recompute, 1.0)
-        return self.layers * per_layer * passes
+        calls = np.where(self.train, 4.0 + 2.0 * self.recompute, 2.0) * np.log2(self.c["tp"])
+        collectives = calls * theta["launch.collective"] * 1e-6
+        return self.layers * (per_layer * passes + collectives)
 
     def _links(self, theta: Coefficients) -> tuple[Floats, Floats]:
         """Bytes/s of a GPU within its node and between nodes (one direction)."""

@@ -35,6 +35,7 @@ class Workload:
     layer: ``lm`` scores every position, ``mlm`` the masked ones, ``small`` a few labels.
     `attention` and `checkpointing` blank: the runtime's default. `precision` is that of matrix
     products; under fp16/bf16 training weights are kept in fp32 unless `pure_precision`.
+    `recipe` is the scaling of fp8 (``tensorwise``, ``rowwise``, ``mxfp8``).
     `fill` is the share of `seq_len` really computed (length bins below seq_len).
     """
 
@@ -66,6 +67,7 @@ class Workload:
     lora_targets: str = ""
     trainable_parameters: float = 0.0
     quantization: str = ""
+    recipe: str = ""
     sparse: bool = False
     head: str = ""
     pure_precision: bool = False
