@@ -27,11 +27,13 @@ from tests.browser import Browser
 LOADS = 5
 RUNS = 1000
 COLOURS = 256  # a palette keeps flat pages sharp and below 300 KB
-# name -> (width, height of the picture, dark)
-PICTURES = {
-    "report-light": (1440, 1180, False),
-    "report-dark": (1440, 1180, True),
-    "report-phone": (390, 1500, False),
+# name -> (width, dark, what of the page: its first pixels, or an element)
+PICTURES: dict[str, tuple[int, bool, int | str]] = {
+    "report-light": (1440, False, 1180),
+    "report-dark": (1440, True, 1180),
+    "report-phone": (390, False, 1500),
+    "report-steps": (1440, False, "#steps"),
+    "report-decision": (1440, False, "#decision"),
 }
 LOAD_MS = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 
@@ -89,10 +91,10 @@ def take(browser: Browser, page: Path, folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (width, height, dark) in PICTURES.items():
+    for name, (width, dark, part) in PICTURES.items():
         path = folder / f"{name}.png"
         browser.open(page, width=width, dark=dark)
-        browser.screenshot(path, height=height)
+        browser.screenshot(path, part=part)
         with Image.open(path) as image:
             small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
         small.save(path, optimize=True)

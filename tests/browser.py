@@ -117,12 +117,13 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name)
 
-    def screenshot(self, path: Path, *, full: bool = True, height: int | None = None) -> None:
-        """Save the page as PNG: all of it, its first `height` pixels, or what is in view."""
-        options: dict[str, Any] = {"format": "png", "captureBeyondViewport": full}
-        if full:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            options["clip"] = {"x": 0, "y": 0, "width": size["width"],
-                               "height": height or size["height"], "scale": 1}  # fmt: skip
+    def screenshot(self, path: Path, *, part: int | str | None = None) -> None:
+        """Save the whole page, its first `part` pixels, or the element that `part` selects."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": part or size["height"]}
+        if isinstance(part, str):
+            box = f"document.querySelector({json.dumps(part)}).getBoundingClientRect().toJSON()"
+            clip = {key: self.evaluate(box)[key] for key in ("x", "y", "width", "height")}
+        options = {"format": "png", "captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
         data = self.call("Page.captureScreenshot", **options)["data"]
         path.write_bytes(base64.b64decode(data))
