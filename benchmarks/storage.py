@@ -1,0 +1,237 @@
+"""Data plane measurements: ``python -m benchmarks.storage ingest|memory|objects|year``.
+
+ingest   rows/s and MB/s of the whole ingest step against `datasets` load + map with the same
+         tokenizer, truncation and number of processes, alternating, median of the ratios.
+memory   peak resident memory of ingest on a file of a given size.
+objects  put and get MB/s of the store's object bucket against boto3's transfer manager on one
+         Swift server, alternating.
+year     a simulated year of 200 runs: our bill against simpler rules and the offline optimum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+TEXT_LENGTH = 64
+SEED = 5
+
+OURS = """
+import json, sys, time
+from components.ingest import step
+from components.runtime import execute
+from components.storage import Tiers
+data, work = sys.argv[1:3]
+data = {"train": {"uri": data}, "validation": {"fraction": 0.05}, "test": {"fraction": 0.05}}
+arguments = {"task": "text-classification", "name": "b", "model": {"id": "minilm-l6"},
+             "data": data, "max_length": 64}
+config = {"step": "ingest", "arguments": arguments, "plan_hash": "0" * 64, "requested": {}}
+if __name__ == "__main__":
+    start = time.perf_counter()
+    execute("ingest", step.run, config=json.dumps(config), inputs={}, run_id="b",
+            store=Tiers.under(__import__("pathlib").Path(work)).to_json(), external=step.external)
+    print(json.dumps({"seconds": time.perf_counter() - start}))
+    for path in __import__("pathlib").Path(work).rglob("steps/ingest.json"):
+        report = json.loads(path.read_text())
+        print(json.dumps({"peak": report["peak_memory_bytes"], "phases": report["seconds"]}))
+"""
+
+THEIRS = """
+import json, sys, time
+data, work = sys.argv[1:3]
+if __name__ == "__main__":
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from components.lib.references import resolve_tokenizer_folder
+    tokenizer = AutoTokenizer.from_pretrained(resolve_tokenizer_folder({"id": "minilm-l6"}))
+    start = time.perf_counter()
+    rows = load_dataset("csv", data_files=data, cache_dir=work)["train"]
+    def encode(batch):
+        return tokenizer(batch["text"], truncation=True, max_length=64)
+    rows = rows.map(encode, batched=True, num_proc=int(sys.argv[3]), remove_columns=["text"])
+    print(json.dumps({"seconds": time.perf_counter() - start, "rows": len(rows)}))
+"""
+
+
+def sentences() -> list[str]:
+    """Return real sentences when ../shared has them, else those of the synthetic set."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    found: list[str] = []
+    for name in ("banking77/train.csv", "twitter-financial-news/sent_train.csv"):
+        if (shared / name).exists():
+            with (shared / name).open(newline="", encoding="utf-8") as stream:
+                found += [row["text"] for row in csv.DictReader(stream)]
+    if not found:
+        from components.ingest import synthetic
+
+        rows = synthetic.sentences("synthetic://ner/train")
+        found = [" ".join(word for word, _ in row) for row in rows]
+    return found
+
+
+def write_rows(path: Path, *, megabytes: float) -> int:
+    """Write a CSV of about that size: pairs of real sentences with 2 % invented words, so that
+    rare words keep coming as in real text; return the rows."""
+    generator, pool, rows = random.Random(SEED), sentences(), 0
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        while stream.tell() < megabytes * 1e6:
+            for _ in range(1000):
+                words = f"{generator.choice(pool)} {generator.choice(pool)}".split()
+                for at in range(len(words)):
+                    if generator.random() < 0.02:
+                        words[at] = "".join(generator.choices(letters, k=8))
+                writer.writerow([" ".join(words), str(generator.randrange(10))])
+                rows += 1
+    return rows
+
+
+def run_script(script: str, *arguments: str) -> list[dict[str, float]]:
+    """Run one side in a fresh process; return the JSON lines that it printed."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(script)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, file.name, *arguments], capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+
+
+def ingest(megabytes: float, repeats: int) -> None:
+    processes = len(os.sched_getaffinity(0))
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.csv"
+        rows = write_rows(data, megabytes=megabytes)
+        size = data.stat().st_size / 1e6
+        for number in range(repeats):
+            ours = run_script(OURS, str(data), f"{folder}/ours{number}")
+            theirs = run_script(THEIRS, str(data), f"{folder}/theirs{number}", str(processes))
+            mine, other = ours[0]["seconds"], theirs[0]["seconds"]
+            ratios.append(other / mine)
+            print(f"ours {mine:.1f} s, datasets {other:.1f} s, ratio {other / mine:.2f}")
+            print("  phases", ours[1]["phases"])
+    print(
+        f"{rows:,} rows, {size:.0f} MB, {processes} processes: ours {rows / mine:,.0f} rows/s, "
+        f"{size / mine:.1f} MB/s; median ratio to datasets {statistics.median(ratios):.2f}"
+    )
+
+
+def memory(megabytes: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.csv"
+        rows = write_rows(data, megabytes=min(megabytes, 200))
+        body = data.read_bytes().partition(b"\n")[2]
+        with data.open("ab") as stream:
+            while stream.tell() < megabytes * 1e6:
+                stream.write(body)
+        lines = run_script(OURS, str(data), f"{folder}/work")
+        size = data.stat().st_size / 1e9
+        print(
+            f"{size:.2f} GB ({rows:,} distinct rows repeated): {lines[0]['seconds']:.0f} s, peak "
+            f"{lines[1]['peak'] / 1e6:.0f} MB over all processes"
+        )
+
+
+def objects(megabytes: int, repeats: int) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    from components.lib.objects import CONCURRENCY, PART_BYTES, ObjectBucket
+    from tests.swift_server import KEY_ID, SECRET, client, swift
+
+    os.environ.update(AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET)
+    with tempfile.TemporaryDirectory() as folder, swift(Path(folder) / "swift") as endpoint:
+        boto = client(endpoint)
+        boto.create_bucket(Bucket="b")
+        config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
+        bucket = ObjectBucket(f"s3://b/p?endpoint={endpoint}")
+        source, target = Path(folder) / "source", Path(folder) / "target"
+        source.write_bytes(os.urandom(megabytes << 20))
+        sides: dict[str, list[Callable[[], object]]] = {
+            "put": [
+                lambda: bucket.upload("ours", source),
+                lambda: boto.upload_file(str(source), "b", "theirs", Config=config),
+            ],
+            "get": [
+                lambda: bucket.download("ours", target),
+                lambda: boto.download_file("b", "theirs", str(target), Config=config),
+            ],
+        }
+        for name, (ours, theirs) in sides.items():
+            pairs = list(_alternate(ours, theirs, repeats))
+            ratio = statistics.median(other / mine for mine, other in pairs)
+            mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+            print(
+                f"{name}: ours {megabytes / mine:.0f} MiB/s, boto3 {megabytes / other:.0f} MiB/s, "
+                f"median ratio {ratio:.2f} ({repeats} pairs of {megabytes} MiB)"
+            )
+
+
+def _alternate(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> Iterator[tuple[float, float]]:
+    for number in range(repeats):
+        times = {}
+        for side in (ours, theirs) if number % 2 else (theirs, ours):
+            start = time.perf_counter()
+            side()
+            times[side] = time.perf_counter() - start
+        yield times[ours], times[theirs]
+
+
+def year(seeds: int) -> None:
+    from benchmarks.storage_year import simulate
+    from pipelines.cost.catalog import load_catalog
+
+    catalog = load_catalog()
+    classes = {
+        name: prices
+        for name in ("standard", "infrequent", "glacier-ir", "archive")
+        if (prices := catalog.storage_class("aws", name)) is not None
+    }
+    ratios = []
+    for seed in range(1, seeds + 1):
+        bill = simulate(classes, seed)
+        ratios.append(bill.ours / bill.optimum)
+        print(
+            f"seed {seed}: ours {bill.ours:.2f} USD, optimum {bill.optimum:.2f} (ratio "
+            f"{ratios[-1]:.3f}), Intelligent-Tiering {bill.intelligent:.2f}, standard "
+            f"{bill.standard:.2f}, ours without plans {bill.without_plans:.2f}; missed deadlines "
+            f"{bill.missed}; hot {100 * bill.hot_share:.0f} % of bytes"
+        )
+    print(f"mean ratio to the offline optimum {statistics.mean(ratios):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["ingest", "memory", "objects", "year"])
+    parser.add_argument("--megabytes", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    if arguments.what == "ingest":
+        ingest(arguments.megabytes, arguments.repeats)
+    elif arguments.what == "memory":
+        memory(arguments.megabytes)
+    elif arguments.what == "objects":
+        objects(arguments.megabytes, arguments.repeats)
+    else:
+        year(arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
