@@ -187,12 +187,12 @@ class LiveView:
         rows = Table.grid(padding=(0, 1))
         rows.add_column(width=2)
         rows.add_column(min_width=NAME_WIDTH)
-        rows.add_column(width=24)
+        rows.add_column(width=20)
         rows.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
         for step, event in self._running.items():
             elapsed = now - float(event["began"])
             done = self._fraction(step, event, elapsed)
-            bar = ProgressBar(total=1.0, completed=done, width=24)
+            bar = ProgressBar(total=1.0, completed=done, width=20, complete_style="cyan")
             rows.add_row(Spinner("dots"), Text(plain(step)), bar, self._words(event, done, elapsed))
         return Group(rows, self._summary(now))
 
@@ -205,14 +205,14 @@ class LiveView:
 
     def _words(self, event: Event, fraction: float, elapsed: float) -> Text:
         parts = [str(event["message"])] if event.get("message") else []
-        for key, value in event.items():
-            if key not in (*EVENT_KEYS, "began") and figures.is_number(value):
-                parts.append(f"{key.replace('_', ' ')} {value:.4g}")
         left = event.get("eta_s")
         if left is None and event.get("fraction", 0) > TRUSTED_FRACTION:
             left = elapsed * (1 - fraction) / fraction
         if left is not None:
             parts.append(f"{figures.seconds(float(left))} left")
+        for key, value in event.items():
+            if key not in (*EVENT_KEYS, "began") and figures.is_number(value):
+                parts.append(_figure(key, value))
         return Text(plain(" · ".join(parts)), style="dim")
 
     def _summary(self, now: float) -> Text:
@@ -248,6 +248,14 @@ class LiveView:
                 return None
             total += seconds * price
         return total
+
+
+def _figure(key: str, value: float) -> str:
+    """``5,000 tokens/s``, ``loss 0.412``."""
+    unit, per, _ = key.partition("_per_s")
+    if per:
+        return f"{figures.rate(value)} {unit}/s"
+    return f"{key.replace('_', ' ')} {value:.4g}"
 
 
 def _usd_per_second(step: StepPlan | None) -> float | None:

@@ -165,7 +165,7 @@ def test_progress_tells_eta_and_money_so_far() -> None:
     view.handle({"step": "train", "event": "progress", "time": clock.now, **figures})
     text = live_text(view)
     # a quarter took one minute: three are left of train, and 15 other steps of 30 s
-    assert "epoch 1/4 · loss 0.4123 · tokens per s 5000 · 3 min 00 s left" in text
+    assert "epoch 1/4 · 3 min 00 s left · loss 0.4123 · 5,000 tokens/s" in text
     assert "0 of 16 steps · 1 min 00 s · about 10 min 30 s left · $0.017 so far" in text
 
 
