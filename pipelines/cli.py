@@ -281,14 +281,17 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from components.contract import error_from_document
     from pipelines.local import rebuild_report
-    from pipelines.terminal import print_receipt
+    from pipelines.terminal import print_error, print_receipt
 
     report = rebuild_report(arguments.rundir)
     if arguments.json:
         print(json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False))
     elif not arguments.quiet:
         print_receipt(report, folder=arguments.rundir)
+        if report["error"]:
+            print_error(error_from_document(report["error"]))
     return 0
 
 
