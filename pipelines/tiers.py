@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from components.lib.archive import needs_restore, restore_objects
@@ -20,9 +22,8 @@ from components.lib.collect import (
 )
 from components.storage import TIERS, Store
 from pipelines.cost.catalog import Catalog, StorageClass
-from pipelines.cost.tiering import Usage, best_class
+from pipelines.cost.tiering import Usage, best_class, day_usd
 
-GB = 1e9
 DAYS_PER_MONTH = 30.4
 # Storage class that a tier is billed as when its URI names none.
 DEFAULT_CLASS = {"hot": "block", "warm": "standard", "cold": "glacier-ir"}
@@ -63,39 +64,71 @@ def status(store: Store, catalog: Catalog | None = None) -> list[Holding]:
         catalog: prices; without it money and best tier are not judged.
     """
     named, _ = named_artifacts(store, retention_days=None)
-    reads = read_counts(store)
-    found: dict[str, dict[str, Any]] = {}
+    uses = use_records(store)
+    ages: dict[str, dict[str, float]] = {}
     for tier, bucket in store.buckets.items():
-        now = tier_time(bucket) if any(True for _ in bucket.list("manifests")) else 0.0
-        for entry in bucket.list("manifests"):
+        entries = list(bucket.list("manifests"))
+        now = tier_time(bucket) if entries else 0.0
+        for entry in entries:
             digest = entry.key.removeprefix("manifests/").removesuffix(".json")
-            row = found.setdefault(digest, {"tiers": [], "ages": []})
-            row["tiers"].append(tier)
-            row["ages"].append(max(0.0, now - entry.modified) / DAY_SECONDS)
+            days = max(0.0, now - entry.modified) / DAY_SECONDS
+            ages.setdefault(digest, {})[tier] = days
     holdings = []
-    for digest, row in found.items():
+    for digest, held in ages.items():
         body = next(
             text
-            for tier in row["tiers"]
+            for tier in held
             if (text := store.buckets[tier].read(f"manifests/{digest}.json")) is not None
         )
         uri = f"artifact://{json.loads(body)['kind']}/{digest}"
-        holdings.append(_holding(store, catalog, uri, row, named.get(digest), reads.get(uri, 0)))
+        use = uses.get(uri, Use())
+        moved = store.get_json(move_key(uri))
+        if moved is not None:
+            use = use.with_time(float(moved["created"])).with_time(float(moved["used"]))
+        holdings.append(_holding(store, catalog, uri, held, named.get(digest), use))
     return sorted(holdings, key=lambda h: (-_saving(h), h.uri))
 
 
-def read_counts(store: Store) -> dict[str, int]:
-    """Count how often each artifact was read, from the step reports of all runs."""
-    counts: dict[str, int] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How often an artifact was read, and when it was first and last made, read or moved (seconds
+    since 1970; None when no record tells)."""
+
+    reads: int = 0
+    first: float | None = None
+    last: float | None = None
+
+    def with_time(self, when: float, *, reads: int = 0) -> Use:
+        return Use(
+            reads=self.reads + reads,
+            first=when if self.first is None else min(self.first, when),
+            last=when if self.last is None else max(self.last, when),
+        )
+
+
+def use_records(store: Store) -> dict[str, Use]:
+    """Read from the step reports of all runs what made and what read each artifact.
+
+    The times of manifests do not tell: moving an artifact renews them.
+    """
+    uses: dict[str, Use] = {}
     for key in store.list_json("runs"):
         if "/steps/" not in key:
             continue
         report = store.get_json(key) or {}
-        if report.get("cached"):
+        if report.get("cached") or not report.get("started_at"):
             continue
+        when = datetime.fromisoformat(report["started_at"]).timestamp()
         for uri in report.get("metrics", {}).get("artifacts_read", []):
-            counts[uri] = counts.get(uri, 0) + 1
-    return counts
+            uses[uri] = uses.get(uri, Use()).with_time(when, reads=1)
+        made = report.get("output", "")
+        uses[made] = uses.get(made, Use()).with_time(when)
+    return uses
+
+
+def move_key(uri: str) -> str:
+    """Return where it is noted since when a moved artifact has existed and was last used."""
+    return f"tiers/{uri.rsplit('/', 1)[1]}.json"
 
 
 def sweep(
@@ -117,6 +150,14 @@ def sweep(
         moves.append((holding, _words(add, remove)))
         if dry_run:
             continue
+        now = time.time()
+        store.put_json(
+            move_key(holding.uri),
+            {
+                "created": now - holding.age_days * DAY_SECONDS,
+                "used": now - holding.idle_days * DAY_SECONDS,
+            },
+        )
         for tier in sorted(add):
             store.copy_to_tier(holding.uri, tier)
             store.verify(holding.uri, tier)
@@ -218,38 +259,46 @@ def _holding(
     store: Store,
     catalog: Catalog | None,
     uri: str,
-    row: dict[str, Any],
+    held: dict[str, float],
     named_by: str | None,
-    reads: int,
+    use: Use,
 ) -> Holding:
+    """Judge one artifact; `held` maps each tier that has it to the days since it came there."""
     files = store.manifest(uri)["files"]
     size = sum(int(entry["bytes"]) for entry in files)
-    age, idle = max(row["ages"]), min(row["ages"])
+    now = time.time()
+    age, idle = max(held.values()), min(held.values())
+    if use.first is not None and use.last is not None:
+        age, idle = (now - use.first) / DAY_SECONDS, (now - use.last) / DAY_SECONDS
     usage = Usage(
         bytes=size,
         files=len(files),
         age_days=max(age, 1.0),
-        idle_days=idle,
-        reads=reads,
+        idle_days=max(idle, 0.0),
+        reads=use.reads,
         published=(named_by or "").startswith("published/"),
     )
     classes = {t: tier_class(store, catalog, t) for t in TIERS} if catalog else {}
     priced = {t: c for t, c in classes.items() if c is not None}
-    held = [t for t in row["tiers"] if t in priced]
-    best = best_class(usage, priced) if priced else row["tiers"][0]
+    billed = [tier for tier in held if tier in priced]
+    best = next(iter(held))
+    if priced:
+        here = min(billed, key=lambda t: day_usd(usage, priced[t]), default=None)
+        stay = held[here] if here else 0.0
+        best = best_class(usage, priced, here=here, days_here=stay)
     return Holding(
         uri=uri,
         kind=uri.split("/")[2],
         bytes=size,
         files=len(files),
-        tiers=tuple(row["tiers"]),
+        tiers=tuple(held),
         named_by=named_by,
         age_days=age,
         idle_days=idle,
-        reads=reads,
-        usd_per_month=sum(_monthly(size, len(files), priced[t]) for t in held) if held else None,
+        reads=use.reads,
+        usd_per_month=sum(_monthly(usage, priced[t]) for t in billed) if billed else None,
         best_tier=best,
-        best_usd_per_month=_monthly(size, len(files), priced[best]) if best in priced else None,
+        best_usd_per_month=_monthly(usage, priced[best]) if best in priced else None,
     )
 
 
@@ -264,8 +313,8 @@ def tier_class(store: Store, catalog: Catalog, tier: str) -> StorageClass | None
     return catalog.storage_class(CLOUD_OF_SCHEME[scheme], name)
 
 
-def _monthly(size: int, files: int, prices: StorageClass) -> float:
-    return max(size, files * prices.min_object_bytes) / GB * prices.usd_per_gb_month
+def _monthly(usage: Usage, prices: StorageClass) -> float:
+    return day_usd(usage, prices) * DAYS_PER_MONTH
 
 
 def _saving(holding: Holding) -> float:

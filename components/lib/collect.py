@@ -89,7 +89,16 @@ def collect(
             store.buckets["hot"].delete(key)
     for tier, bucket in store.buckets.items():
         _collect_tier(bucket, tier, manifests[tier], set(named), grace_seconds, result)
+    if not dry_run:
+        _forget_moves(store, result)
     return result
+
+
+def _forget_moves(store: Store, result: Collected) -> None:
+    """Remove what `suanli tier sweep` noted about artifacts that are gone."""
+    for uri in {uri for uris in result.artifacts.values() for uri in uris}:
+        if not store.tiers_of(uri):
+            store.buckets["hot"].delete(f"tiers/{uri.rsplit('/', 1)[1]}.json")
 
 
 def _manifests(bucket: Bucket, tier: str) -> dict[str, tuple[dict[str, Any], float]]:
