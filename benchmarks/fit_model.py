@@ -45,7 +45,7 @@ def widen(
     """
     known = problem.weight > 0
     folds = random_folds(len(measured.rows))
-    held = leave_out(problem, full, folds, fitted)
+    held = leave_out(problem, full, folds, fitted, fresh=False)
     scale = _quantile(problem, held.mean, held.spread, known)
     unseen = "gpu" if problem.quantity == "time" else "model"
     groups = measured.gpu if problem.quantity == "time" else measured.model
