@@ -32,7 +32,6 @@ PICTURES: dict[str, tuple[int, bool, int | str]] = {
     "report-light": (1440, False, 1180),
     "report-dark": (1440, True, 1180),
     "report-phone": (390, False, 1500),
-    "report-steps": (1440, False, "#steps"),
     "report-decision": (1440, False, "#decision"),
 }
 LOAD_MS = "performance.getEntriesByType('navigation')[0].loadEventEnd"

@@ -14,6 +14,7 @@ import websocket  # websocket-client, which the kubernetes client brings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 START_SECONDS = 30.0
+MARGIN = 24  # pixels beside a pictured element
 
 
 class Browser:
@@ -123,7 +124,9 @@ class Browser:
         clip = {"x": 0, "y": 0, "width": size["width"], "height": part or size["height"]}
         if isinstance(part, str):
             box = f"document.querySelector({json.dumps(part)}).getBoundingClientRect().toJSON()"
-            clip = {key: self.evaluate(box)[key] for key in ("x", "y", "width", "height")}
+            found = self.evaluate(box)
+            clip = {"x": found["x"] - MARGIN, "y": found["y"], "width": found["width"] + 2 * MARGIN,
+                    "height": found["height"]}  # fmt: skip
         options = {"format": "png", "captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
         data = self.call("Page.captureScreenshot", **options)["data"]
         path.write_bytes(base64.b64decode(data))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import Any
 
-from components.contract import MAIN_METRIC, REPORT_VERSION, DataError
+from components.contract import REPORT_VERSION, DataError
 from components.storage import Store
 from pipelines.reporting import judge
 from pipelines.reporting.decision import decision
@@ -26,6 +26,7 @@ from pipelines.reporting.evidence import (
     status_of,
     superseded,
 )
+from pipelines.reporting.results import learning_curve, quality_of, table_of, variants_of
 
 Json = dict[str, Any]
 SECONDS_PER_HOUR = 3600
@@ -59,16 +60,16 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         "hardware": _hardware(reports),
         "run": _run(run_id, document, reports),
         "error": error,
-        "quality": _quality(document, selection, evaluations),
-        "classification_report": _table(selection, evaluations, "classification_report"),
-        "entities": _table(selection, evaluations, "entities"),
+        "quality": quality_of(document, selection, evaluations),
+        "classification_report": table_of(selection, evaluations, "classification_report"),
+        "entities": table_of(selection, evaluations, "entities"),
         "confusion": (selection or {}).get("confusion"),
         "test": (selection or {}).get("test"),
-        "variants": _variants(document, selection, evaluations),
+        "variants": variants_of(document, selection, evaluations),
         "selected": (selection or {}).get("selected"),
         "steps": steps,
         "cost": _cost(document, steps),
-        "learning_curve": _learning_curve(document, reports),
+        "learning_curve": learning_curve(document, reports),
         "decision": decision(document),
         "unrestricted": _unrestricted(store, run_id),
         "storage": list(document.get("storage", [])),
@@ -195,59 +196,7 @@ def _cost(plan: Json, steps: list[Json]) -> Json:
     }
 
 
-# -- quality ---------------------------------------------------------------------------------------
-
-
-def _quality(plan: Json, selection: Json | None, evaluations: dict[str, Json]) -> Json:
-    """Quality on test when select got that far, else what validation says so far."""
-    budget = plan.get("spec", {}).get("compression", {}).get("max_quality_drop")
-    if selection is not None:
-        return {**selection["quality"], "max_quality_drop": budget}
-    fp32 = evaluations.get("fp32", {})
-    return {
-        "metric": fp32.get("metric", MAIN_METRIC.get(plan.get("task", ""))),
-        "split": fp32.get("split"),
-        "tuned": fp32.get("value"),
-        "selected": None,
-        "ci95": fp32.get("ci95"),
-        "p_drop_exceeds_budget": None,
-        "max_quality_drop": budget,
-    }
-
-
-def _table(selection: Json | None, evaluations: dict[str, Json], name: str) -> Json | None:
-    source = selection if selection is not None else evaluations.get("fp32", {})
-    table: Json | None = source.get(name)
-    return table
-
-
-def _variants(plan: Json, selection: Json | None, evaluations: dict[str, Json]) -> list[Json]:
-    """The rows that select wrote; before it ran, a row for each variant from its evaluation."""
-    if selection is not None:
-        return list(selection["variants"])
-    rows = []
-    for name in plan.get("variants", []):
-        found = evaluations.get(name, {})
-        rows.append(
-            {
-                "name": name,
-                "quality_validation": found.get("value"),
-                **{key: found.get(key) for key in judge.VARIANT_FIGURES},
-                "accepted": False,
-                "reason": "evaluated; select did not run" if found else "not evaluated",
-            }
-        )
-    return rows
-
-
-def _learning_curve(plan: Json, reports: dict[str, Json]) -> list[Json]:
-    """Every series that a training step recorded: {step, name, points}."""
-    curves = []
-    for step in plan["steps"]:
-        for name, points in (reports.get(step["step"], {}).get("series") or {}).items():
-            if step["kind"] in ("train", "compress") and points:
-                curves.append({"step": step["step"], "name": name, "points": points})
-    return curves
+# -- surroundings ---------------------------------------------------------------------------------
 
 
 def _unrestricted(store: Store, run_id: str) -> Json | None:
@@ -257,9 +206,6 @@ def _unrestricted(store: Store, run_id: str) -> Json | None:
     except DataError:
         return None
     return decision(plan) if isinstance(plan, dict) and "steps" in plan else None
-
-
-# -- surroundings ----------------------------------------------------------------------------------
 
 
 def _run(run_id: str, plan: Json, reports: dict[str, Json]) -> Json:

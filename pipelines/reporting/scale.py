@@ -46,7 +46,7 @@ def logarithmic(values: Sequence[float], *, margin: float = 0.12) -> Scale:
     """A logarithmic scale around the positive ones of `values`."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = min(positive), max(positive)
-    grow = (high / low) ** margin if high > low * 1.5 else 1.5
+    grow = max((high / low) ** margin, 1.03) if high > low else 1.5
     return Scale(low=low / grow, high=high * grow, log=True)
 
 
