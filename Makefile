@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs
 SPEC ?= pipelines/examples/newsroom-ner.yaml
 
-.PHONY: run test lint soak environment lock clean
+.PHONY: run test lint soak environment lock images clean
 
 run: $(VENV)/.installed
 	$(BIN)/suanli run $(SPEC) --workdir $(WORKDIR)
@@ -37,6 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Writes what pip resolved, so that everyone installs the same versions.
 lock: $(VENV)/.installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude suanli | sed 's/+cpu$$//' > constraints.txt
+
+# Container images of the three families, with docker, buildah or podman (see images/README.md).
+images:
+	images/build
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The commands that have to do with a cluster: render, submit, runs."""
+"""The commands that have to do with a cluster: render, submit, runs, promote."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Tools:
 
 
 def add_commands(commands: Any, tools: Tools) -> None:
-    """Add the three commands to the command line's parser."""
+    """Add the commands to the command line's parser."""
     _add_render(commands, tools)
     _add_submit(commands, tools)
     _add_runs(commands, tools)
+    _add_promote(commands, tools)
 
 
 # -- render --------------------------------------------------------------------------------------
@@ -249,6 +250,49 @@ def _runs_cancel(arguments: argparse.Namespace) -> int:
 
     runs_cancel(_connection(arguments), arguments.run_id)
     print(f"{arguments.run_id}: asked to stop; submit again to go on")
+    return 0
+
+
+# -- promote -------------------------------------------------------------------------------------
+
+
+def _add_promote(commands: Any, tools: Tools) -> None:
+    promote = tools.command(
+        commands, "promote", _promote, "commit a published model into a serving overlay"
+    )
+    promote.add_argument("report", type=Path, help="report.json of the run")
+    promote.add_argument("--model", type=Path, required=True, help="its model.onnx")
+    promote.add_argument("--version", type=int, required=True, help="its published version")
+    promote.add_argument("--storage-uri", required=True, help="where its Triton folder is")
+    promote.add_argument("--repository", type=Path, default=Path(), metavar="DIR")
+    promote.add_argument("--overlay", default="serving/prod", help="folder in the repository")
+    promote.add_argument("--namespace", default="suanli")
+    promote.add_argument("--requests-per-second", type=float, help="default: the spec's")
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    from components.storage import file_sha256
+    from pipelines.gitops import promote
+    from pipelines.serving import served_from_report
+
+    report = _read_json(arguments.report)
+    if not arguments.model.is_file():
+        raise SpecError(f"--model {arguments.model}: no such file", remedy="give model.onnx")
+    model = served_from_report(
+        report,
+        version=arguments.version,
+        digest=file_sha256(arguments.model),
+        storage_uri=arguments.storage_uri,
+    )
+    load = arguments.requests_per_second or report["spec"]["serving"]["requests_per_second"]
+    commit = promote(
+        model,
+        repository=arguments.repository,
+        overlay=arguments.overlay,
+        requests_per_second=load,
+        namespace=arguments.namespace,
+    )
+    print(f"committed {commit}" if commit else "already served: nothing to commit")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,34 @@ def test_promoted_overlay_builds_and_is_valid(repository: Path) -> None:
     write(repository)
     (service,) = kustomize(repository / OVERLAY)
     assert problems(service) == []
+
+
+def test_command_promotes_what_the_report_selects(repository: Path, tmp_path: Path) -> None:
+    from tests.support import suanli
+
+    row = {"name": "int8", "size_bytes": 23 << 20, "throughput_per_s": 110.0, "provider": "CPU"}
+    report = {
+        "spec": {"name": "newsroom-ner", "serving": {"requests_per_second": 20.0}},
+        "selected": "int8",
+        "variants": [row],
+    }
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "report.json").write_text(json.dumps(report))
+    (files / "model.onnx").write_bytes(b"model")
+
+    def command() -> Any:
+        return suanli(
+            "promote", files / "report.json", "--model", files / "model.onnx", "--version", "7",
+            "--storage-uri", "s3://models/newsroom-ner/7", "--repository", repository,
+        )  # fmt: skip
+
+    done = command()
+    assert done.returncode == 0, done.stderr
+    assert served_version(repository) == "7"
+    digest = hashlib.sha256(b"model").hexdigest()
+    assert digest in git(repository, "log", "-1", "--format=%B")
+    assert command().stdout == "already served: nothing to commit\n"
 
 
 @pytest.mark.parametrize("overlay", ["../outside", "/etc"])
