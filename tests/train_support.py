@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,26 @@ TINY = {"config": "bert-tiny"}
 
 
 def columns(task: str, rows: int, seed: int, longest: int) -> dict[str, Any]:
-    """Learnable rows: tokens of the upper half of a small vocabulary are entities, and so on."""
+    """Learnable rows: tokens from 1100 on are entities; other tasks' texts are of low or of high
+    tokens, and that is the label."""
     random = np.random.default_rng(seed)
     lengths = random.integers(4, longest + 1, size=rows)
-    ids = [np.concatenate([[101], random.integers(1000, 1200, n - 2), [102]]) for n in lengths]
-    first = np.array([x[1] for x in ids])
+    upper = random.integers(0, 2, size=rows)
+    low, high, shift = (1000, 1200, 0) if task == "token-classification" else (1000, 1016, 100)
+    ids = [
+        np.concatenate([[101], random.integers(low, high, n - 2) + shift * u, [102]])
+        for n, u in zip(lengths, upper, strict=True)
+    ]
     table: dict[str, Any] = {"input_ids": [x.tolist() for x in ids]}
     if task == "token-classification":
         table["labels"] = [[-100, *np.where(x[1:-1] >= 1100, 1, 0).tolist(), -100] for x in ids]
         table["sentence"] = table["document"] = list(range(rows))
     elif task == "text-classification":
-        table["label"] = (first >= 1100).astype(int).tolist()
+        table["label"] = upper.tolist()
         table["example"] = list(range(rows))
     elif task == "text-pair-ranking":
         table["token_type_ids"] = [[0] * (len(x) // 2) + [1] * (len(x) - len(x) // 2) for x in ids]
-        table["label"] = (first >= 1150).astype(float).tolist()
+        table["label"] = upper.astype(float).tolist()
         table["group"] = (np.arange(rows) // 8).tolist()
     elif task == "causal-lm":
         # The completion repeats the prompt's first token.
@@ -72,6 +78,25 @@ TYPES = {
     "group": pa.int64(),
     "image": pa.binary(),
 }
+
+
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "num_key_value_heads": 1, "intermediate_size": 128, "vocab_size": 30522,
+              "max_position_embeddings": 64, "tie_word_embeddings": True, "pad_token_id": 0,
+              "bos_token_id": 101, "eos_token_id": 102},
+    "vit": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 64, "image_size": 16, "patch_size": 4,
+            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+}  # fmt: skip
+
+
+def small_config(folder: Path, family: str) -> dict[str, str]:
+    """Reference to a configuration folder of a model smaller than any known by name."""
+    folder.mkdir(parents=True)
+    config = {"model_type": family, **SMALL_MODELS[family]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return {"config": str(folder)}
 
 
 def make_dataset(
@@ -112,7 +137,7 @@ def make_dataset(
         source = resolve_tokenizer_folder({"id": "minilm-l6"})
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
-                (folder / "tokenizer" / name).symlink_to(source / name)
+                shutil.copyfile(source / name, folder / "tokenizer" / name)
     return folder
 
 

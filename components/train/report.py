@@ -71,6 +71,8 @@ class Reporter:
 
     def progress(self, step: int, message: str, *, world_size: int = 1, **figures: float) -> None:
         """Tell progress after `step` steps; counts are this rank's, ranks are balanced."""
+        if not self.enabled:
+            return
         self._told = time.perf_counter()
         elapsed = self._told - self._started
         done = max(step - self._first_step, 1)
