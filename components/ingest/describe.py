@@ -18,13 +18,14 @@ def describe(
     """Return statistics and warnings for the manifest.
 
     Args:
-        codes: split number of each row of train's source (0 train, 1 validation, 2 test), or
-            None when every row is train.
+        codes: split number of each kept row of train's source (0 train, 1 validation, 2 test),
+            or None when every row is train.
     """
     hashes, near = {}, {}
     for split, found in scans.items():
-        values = np.array(found.hashes, np.uint64)
-        keys = np.frombuffer(bytes(found.near), np.uint32).reshape(-1, quality.HASHES)
+        values = np.frombuffer(found.hashes, np.uint64)
+        keys = np.frombuffer(found.near, np.uint32).reshape(-1, quality.HASHES)
+        keys = keys[: len(values)]
         if split == "train" and codes is not None:
             for code, part in enumerate(SPLITS):
                 if part == "train" or (codes == code).any():
@@ -33,6 +34,7 @@ def describe(
         else:
             hashes[split], near[split] = values, keys
     figures, warnings = quality.report(hashes, near)
+    figures["rows_compared"] = {split: len(values) for split, values in hashes.items()}
     figures["splits"] = {
         split: {
             "label_counts": dict(sorted(found.label_counts.items())),

@@ -20,8 +20,8 @@ from components.contract import DataError, StepError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Entries kept between blocks; 400,000 words take about 100 MB.
-CACHE_WORDS = 400_000
+# Entries kept between blocks; 200,000 words take about 50 MB in each process.
+CACHE_WORDS = 200_000
 CHECKED_TEXTS = 8
 
 

@@ -1,6 +1,6 @@
 """First pass over a source: validate every row and keep what later passes decide with.
 
-Memory is bounded by a few bytes a row (label number, group, text hash), not by the text.
+Memory is bounded: 20 bytes a row (label number, group, text hash) of the first `KEPT_ROWS`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from components.ingest.examples import Example, fail
 from components.ingest.quality import NEAR_ROWS, sketch
 from components.ingest.tags import SchemeEvidence, to_bio2
 
+# Splits of larger sources are drawn row by row, and their repeats are counted among so many rows.
+KEPT_ROWS = 4_000_000
+
 
 @dataclass(slots=True)
 class Scan:
@@ -28,7 +31,7 @@ class Scan:
         first_seen: label to ``file:line`` of its first row, for messages.
         label_numbers: label to its place in order of first sight (text and images).
         row_labels: number of each row's label in order of first sight; NER: 0.
-        groups: document or query number of each row.
+        groups: document or query number of each row; empty for tasks without.
         hashes: 64-bit hash of each row's text.
         near: MinHash sketches of the first rows, joined.
         evidence: tag prefixes and transitions seen (NER).
@@ -61,7 +64,8 @@ def scan(task: str, examples: Iterable[tuple[Path, Example]]) -> Scan:
     for path, example in examples:
         result.rows += 1
         take(result, task, path, example)
-        result.hashes.append(text_hash(task, example))
+        if result.rows <= KEPT_ROWS:
+            _keep(result, task, example)
         if result.rows <= NEAR_ROWS and task != "image-classification":
             result.near += sketch(example)
     if not result.rows:
@@ -69,6 +73,18 @@ def scan(task: str, examples: Iterable[tuple[Path, Example]]) -> Scan:
             f"{path or 'source'}: no rows of data", remedy="check the file and data.format"
         )
     return result
+
+
+GROUPED = ("token-classification", "text-pair-ranking")
+LABELLED = ("text-classification", "image-classification")
+
+
+def _keep(result: Scan, task: str, example: Example) -> None:
+    result.hashes.append(text_hash(task, example))
+    if task in GROUPED:
+        result.groups.append(example.group or 0)
+    if task in LABELLED:
+        result.row_labels.append(result.label_numbers[example.label])
 
 
 def text_hash(task: str, example: Example) -> int:
@@ -86,8 +102,6 @@ def _sentence(result: Scan, task: str, path: Path, example: Example) -> None:
     where = f"{path}:{example.line}"
     result.evidence.add(example.label, where)
     result.words += len(example.text)
-    result.groups.append(example.group or 0)
-    result.row_labels.append(0)
     for tag in to_bio2(example.label):
         if tag[0] == "B":
             kind = tag[2:]
@@ -102,7 +116,6 @@ def _row(result: Scan, task: str, path: Path, example: Example) -> None:
         if not example.text.strip() and not (example.pair or "").strip():
             result.empty_texts += 1
             result.first_empty = result.first_empty or f"{path}:{example.line}"
-    result.groups.append(example.group or 0)
     if task in ("text-classification", "image-classification"):
         label = example.label
         if not label:
@@ -112,9 +125,6 @@ def _row(result: Scan, task: str, path: Path, example: Example) -> None:
             result.label_numbers[label] = len(result.label_numbers)
             result.label_counts[label] = 0
         result.label_counts[label] += 1
-        result.row_labels.append(result.label_numbers[label])
-    else:
-        result.row_labels.append(0)
 
 
 def label_list(task: str, train: Scan) -> list[str]:
@@ -143,6 +153,9 @@ def check_labels(scans: dict[str, Scan]) -> None:
                 )
 
 
+CODES = {"validation": 1, "test": 2}
+
+
 def assign(scan: Scan, fractions: dict[str, float], seed: int) -> np.ndarray:
     """Decide for each row of train whether it goes to validation (1), test (2) or stays (0).
 
@@ -153,15 +166,16 @@ def assign(scan: Scan, fractions: dict[str, float], seed: int) -> np.ndarray:
     Raises:
         DataError: too few rows to take from.
     """
-    codes = {"validation": 1, "test": 2}
-    groups = np.array(scan.groups, np.int64)
-    hashes = np.array(scan.hashes, np.uint64)
-    labels = np.array(scan.row_labels, np.int64)
-    several = len(np.unique(groups)) >= 20
-    _, units = np.unique(groups if several else hashes, return_inverse=True)
+    hashes = np.frombuffer(scan.hashes, np.uint64)
+    if scan.rows > len(hashes):
+        return draw(np.array(units_of(scan)), fractions, seed)
+    several = has_groups(scan)
+    _, units = np.unique(scan.groups if several else hashes, return_inverse=True)
     first_row = np.full(units.max() + 1, len(units), np.int64)
     np.minimum.at(first_row, units, np.arange(len(units)))
-    unit_label = np.zeros(len(first_row), np.int64) if several else labels[first_row]
+    unit_label = np.zeros(len(first_row), np.int64)
+    if scan.row_labels and not several:
+        unit_label = np.frombuffer(scan.row_labels, np.int32)[first_row].astype(np.int64)
     unit_code = np.zeros(len(first_row), np.int8)
     generator = np.random.default_rng(seed)
     for label in range(int(unit_label.max()) + 1):
@@ -171,14 +185,39 @@ def assign(scan: Scan, fractions: dict[str, float], seed: int) -> np.ndarray:
         at = 0
         for split, fraction in fractions.items():
             count = min(round(len(members) * fraction), max(0, len(members) - 1 - at))
-            unit_code[members[at : at + count]] = codes[split]
+            unit_code[members[at : at + count]] = CODES[split]
             at += count
     assignment: np.ndarray = unit_code[units]
-    for split, code in codes.items():
-        if split in fractions and not (assignment == code).any():
+    for split, fraction in fractions.items():
+        if not (assignment == CODES[split]).any():
             raise DataError(
-                f"train has {scan.rows} rows: too few to take {fractions[split]:g} of them for "
-                f"{split}",
+                f"train has {scan.rows} rows: too few to take {fraction:g} of them for {split}",
                 remedy=f"give data.{split} a larger fraction or its own uri",
             )
     return assignment
+
+
+def has_groups(scan: Scan) -> bool:
+    """True when there are enough documents or query groups to divide the data by them."""
+    return len(set(scan.groups)) >= 20
+
+
+def units_of(scan: Scan) -> np.ndarray:
+    """Return what `draw` decides by for each kept row: its group where there are several."""
+    if has_groups(scan):
+        return np.frombuffer(scan.groups, np.int64).astype(np.uint64)
+    return np.frombuffer(scan.hashes, np.uint64)
+
+
+def draw(units: np.ndarray, fractions: dict[str, float], seed: int) -> np.ndarray:
+    """Draw the split of each unit from its hash alone, for sources of more than `KEPT_ROWS`: no
+    table of rows is needed, equal units move together, and at this size the law of large numbers
+    stratifies."""
+    mixed = units * np.uint64(0x9E3779B97F4A7C15) + np.uint64((2 * seed + 1) & 0xFFFFFFFF)
+    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    place = (mixed >> np.uint64(40)).astype(np.float64) / float(1 << 24)
+    codes, low = np.zeros(len(units), np.int8), 0.0
+    for split, fraction in fractions.items():
+        codes[(place >= low) & (place < low + fraction)] = CODES[split]
+        low += fraction
+    return codes

@@ -6,6 +6,7 @@ before a second is spent on tokenising; then blocks are encoded in parallel.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -24,7 +25,16 @@ from components.ingest.describe import describe
 from components.ingest.examples import Example
 from components.ingest.formats import read_source
 from components.ingest.redact import redact
-from components.ingest.scan import Scan, assign, check_labels, label_list, scan
+from components.ingest.scan import (
+    Scan,
+    assign,
+    check_labels,
+    draw,
+    has_groups,
+    label_list,
+    scan,
+    text_hash,
+)
 from components.lib.dataset import SPLITS
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
 from components.runtime import StepContext
@@ -110,7 +120,7 @@ def run(context: StepContext) -> str:
     output = context.scratch / "dataset"
     output.mkdir(exist_ok=True)
     with context.phase("tokenise"):
-        work = shards.blocks(_placed(settings, staged, codes))
+        work = shards.blocks(_placed(settings, staged, scans, codes))
         entries = _tokenise(context, settings, work, scans, labels, output)
     with context.phase("describe"):
         manifest = _manifest(settings, staged, scans, labels, scheme, entries)
@@ -184,17 +194,36 @@ def _tokenise(
 
 
 def _placed(
-    settings: Settings, staged: dict[str, sources.Source], codes: np.ndarray | None
+    settings: Settings,
+    staged: dict[str, sources.Source],
+    scans: dict[str, Scan],
+    codes: np.ndarray | None,
 ) -> Iterator[tuple[str, Example]]:
     """Yield every example with the split it belongs to."""
     for split, source in staged.items():
-        examples = _read(settings, source, Counter())
+        examples = (example for _, example in _read(settings, source, Counter()))
         if split == "train" and codes is not None:
-            for code, (_, example) in zip(codes.tolist(), examples, strict=True):
-                yield CODES[code], example
+            yield from _divided(settings, examples, codes, scans["train"])
         else:
-            for _, example in examples:
+            for example in examples:
                 yield split, example
+
+
+def _divided(
+    settings: Settings, examples: Iterator[Example], codes: np.ndarray, found: Scan
+) -> Iterator[tuple[str, Example]]:
+    """Yield the examples of train's source with their split; sources too large for a table of
+    rows (`KEPT_ROWS`) are drawn again batch by batch."""
+    if found.rows <= len(codes):
+        for code, example in zip(codes.tolist(), examples, strict=True):
+            yield CODES[code], example
+        return
+    grouped = has_groups(found)
+    while batch := list(itertools.islice(examples, shards.BLOCK_ROWS)):
+        units = [e.group or 0 if grouped else text_hash(settings.task, e) for e in batch]
+        drawn = draw(np.array(units, np.uint64), settings.fractions, settings.seed)
+        for code, example in zip(drawn.tolist(), batch, strict=True):
+            yield CODES[code], example
 
 
 def _manifest(

@@ -454,3 +454,19 @@ def test_published_data_is_counted_right(tmp_path):
         "1": 475,
         "2": 1566,
     }
+
+
+def test_sources_too_large_for_a_table_of_rows_are_drawn_by_hash(tmp_path, monkeypatch):
+    rows = [{"text": f"unique text {n}", "label": str(n % 2)} for n in range(3000)]
+    entry = write(tmp_path, "d.csv", csv_of([*rows, *rows[:50]]))
+    data = {"train": entry, "validation": {"fraction": 0.1}, "test": {"fraction": 0.2}}
+    monkeypatch.setattr("components.ingest.scan.KEPT_ROWS", 1000)
+    _, manifest = ingest(tmp_path, data, "text-classification", seed=1)
+    sizes = {split: part["rows"] for split, part in manifest["splits"].items()}
+    assert sum(sizes.values()) == 3050
+    assert 250 < sizes["validation"] < 370
+    assert 520 < sizes["test"] < 700
+    assert sum(manifest["statistics"]["rows_compared"].values()) == 1000
+    monkeypatch.setattr("components.ingest.scan.KEPT_ROWS", 10_000)
+    _, whole = ingest(tmp_path / "b", data, "text-classification", seed=1)
+    assert whole["statistics"]["leakage"]["train/test"]["exact"] == 0
