@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.reporting import figures
 from pipelines.reporting.markup import plain
 from pipelines.reporting.upgrade import completed
-from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
+from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS, kept_words
 
 Json = dict[str, Any]
 # Characters that Markdown or the HTML inside it would act on.
@@ -40,14 +40,15 @@ def _error(error: Json) -> str:
 def _verdict(report: Json) -> str:
     quality, verdict = report["quality"], report["verdict"]
     metric = METRIC_NAMES.get(str(quality["metric"]), text(quality["metric"]))
-    kept = f"{figures.show(quality['selected'], figures.quality)} of "
+    verb, link = kept_words(report)
+    kept = f"{figures.show(quality['selected'], figures.quality)} {link} "
     kept += f"{figures.show(quality['tuned'], figures.quality)} {metric}"
     gains = [
         f"{figures.show(verdict[key], figures.ratio)} {word}"
         for key, word in (("times_smaller", "smaller"), ("times_faster", "faster"))
         if figures.is_number(verdict[key]) and verdict["selected"] != verdict["reference"]
     ]
-    return f"**{text(report['selected'])}** keeps {', '.join([kept, *gains])}\\."
+    return f"**{text(report['selected'])}** {verb} {', '.join([kept, *gains])}\\."
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from pipelines.reporting import figures
 from pipelines.reporting.decision import decision
 from pipelines.reporting.markup import plain
-from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
+from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS, kept_words
 
 Json = dict[str, Any]
 MAX_ALTERNATIVES = 8
@@ -184,9 +184,11 @@ def _verdict(report: Json) -> Text:
     metric = METRIC_NAMES.get(str(quality["metric"]), str(quality["metric"]))
     line = Text(plain(report["selected"]), style="bold green")
     kept, tuned = (figures.show(quality[key], figures.quality) for key in ("selected", "tuned"))
-    parts = [f" keeps {kept} of {tuned} {metric}"]
+    verb, link = kept_words(report)
+    parts = [f" {verb} {kept} {link} {tuned} {metric}"]
     if verdict["selected"] != verdict["reference"]:
-        parts += [f"{figures.show(verdict[k], figures.ratio)} {w}" for k, w in GAIN_WORDS]
+        gains = [(verdict[key], word) for key, word in GAIN_WORDS if verdict[key] is not None]
+        parts += [f"{figures.ratio(gain)} {word}" for gain, word in gains]
     line.append(", ".join(parts), style="bold default")
     return line
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.reporting import charts, figures
 from pipelines.reporting.markup import Markup, code, escape, join, name, number, tag
-from pipelines.reporting.words import STATUS_WORDS, figure_of, metric_name
+from pipelines.reporting.words import STATUS_WORDS, figure_of, kept_words, metric_name
 
 Json = dict[str, Any]
 
@@ -59,8 +59,9 @@ def headline(report: Json) -> Markup:
         score = number(quality["selected"], figures.quality)
         return tag("h1", tag("b", name(report["selected"])), " stays: ", score,
                    f" {metric_name(report)}, and no smaller variant was kept.")  # fmt: skip
-    parts = [tag("b", name(report["selected"])), " keeps "]
-    parts += [number(quality["selected"], figures.quality), " of "]
+    verb, link = kept_words(report)
+    parts = [tag("b", name(report["selected"])), f" {verb} "]
+    parts += [number(quality["selected"], figures.quality), f" {link} "]
     parts += [
         number(quality["tuned"], figures.quality),
         " " + metric_name(report).replace(" ", "\u00a0"),
@@ -141,7 +142,7 @@ def _quality_tile(report: Json) -> Markup | None:
         low, high = quality["ci95"]
         interval = [number(low, figures.quality), " – ", number(high, figures.quality)]
         notes.append(tag("span", "95 % interval ", *interval, class_="soft"))
-    return _tile("Quality kept", value, *notes)
+    return _tile("Quality kept" if kept else metric_name(report), value, *notes)
 
 
 def _loss(report: Json) -> Markup | None:

@@ -32,3 +32,12 @@ def figure_of(row: Json, key: str) -> float:
     """A variant's figure, its median latency for ``p50``; 0 when there is none."""
     value = (row.get("latency_ms") or {}).get(key) if key == "p50" else row.get(key)
     return float(value) if figures.is_number(value) else 0.0  # type: ignore[arg-type]
+
+
+def kept_words(report: Json) -> tuple[str, str]:
+    """Verb and preposition between the selected and the tuned model's score.
+
+    A share of a negative score (a negative loss) would say nothing: those stand side by side.
+    """
+    tuned = report["quality"].get("tuned")
+    return ("keeps", "of") if figures.is_number(tuned) and tuned > 0 else ("reaches", "against")

@@ -68,3 +68,22 @@ def test_newer_and_odd_versions_are_refused_with_a_remedy(version: object) -> No
 def test_what_is_not_a_receipt_is_a_data_error(broken: object) -> None:
     with pytest.raises(DataError, match="receipt"):
         completed(broken, source="x/report.json")
+
+
+def test_negative_scores_stand_side_by_side_instead_of_as_a_share() -> None:
+    quality = {"metric": "negative_loss", "split": "test", "tuned": -2.30, "selected": -2.31}
+    report = {**OLD, "quality": {**quality, "max_quality_drop": 0.02}, "selected": "int8"}
+    found = completed(report)["verdict"]
+    assert found["quality_kept"] is None
+    assert found["quality_drop"] == pytest.approx(0.01)
+    assert "reaches -2.310 against -2.300 negative loss" in render_markdown(report)
+    page = render_html(report)
+    assert "Quality kept" not in page
+    assert "was allowed" in page
+
+
+def test_a_choice_without_fp32_to_compare_with_claims_no_gain() -> None:
+    report = {**OLD, "variants": [OLD["variants"][1]]}
+    assert completed(report)["verdict"]["times_smaller"] is None
+    assert "smaller" not in render_markdown(report)
+    assert "smaller and" not in render_html(report)
