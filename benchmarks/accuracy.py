@@ -138,6 +138,7 @@ def evaluate(path: Path) -> dict[str, Any]:
             others = {"textbook formula": textbook_memory(measured)}
         entry["baselines"] = {k: partitions(measured, v) for k, v in others.items()}
         document[quantity] = entry
+    document["gate"] = gate(path)
     return document
 
 
@@ -205,10 +206,10 @@ def page(document: dict[str, Any]) -> str:
             "",
         ]
         every = modes | entry["baselines"]
-        lines += _table(every, ["all", "mean over tables"]) + [""]
+        lines += [*_table(every, ["all", "mean over tables"]), ""]
         for kind in ("table", "gpu"):
             keys = [k for k in entry["in-sample"] if k.startswith(f"{kind}:")]
-            lines += _table(every if kind == "table" else modes, keys) + [""]
+            lines += [*_table(every if kind == "table" else modes, keys), ""]
     return "\n".join(lines)
 
 

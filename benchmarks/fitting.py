@@ -8,7 +8,7 @@ and iterate again, so a fold's coefficients and residuals never see its rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -195,26 +195,51 @@ def leave_out(
     """
     if problem.jacobian is None:
         problem.jacobian = problem.differentiate(full, problem.log_model(full))
+    precision = _inverse_covariance(problem, calibration)
     mean, spread = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
     for group in only or sorted(set(groups.tolist())):
         inside = groups == group
         share = problem.weight[inside].sum() / problem.weight.sum()
+        keep = (~inside).astype(float)
         if fresh and share > HUGE_FOLD:
             # Far from the full solution the old curvature misleads: start again from the priors.
-            x = fit(problem, keep=(~inside).astype(float), steps=6)
+            x = fit(problem, keep=keep, steps=8)
         elif fresh and share > LARGE_FOLD:
-            x = fit(problem, x=full, keep=(~inside).astype(float), steps=2)
+            x = fit(problem, x=full, keep=keep, steps=2)
         else:
-            x = fit(problem, x=full, keep=(~inside).astype(float), steps=4, reuse=True)
+            x = fit(problem, x=full, keep=keep, steps=3, reuse=True)
         model = problem.log_model(x)
-        own = learn_residuals(
-            problem, problem.target - model, ~inside, spreads=calibration.spreads,
-            noise=calibration.noise,
-        )  # fmt: skip
-        effects = [problem.effects[i] for i in np.flatnonzero(inside)]
-        shift, width = apply_names(effects, own)
-        mean[inside], spread[inside] = model[inside] + shift, width
+        residual = np.clip(problem.target - model, -0.5, 0.5)
+        # Block leave-out of a Gaussian model (Rasmussen and Williams 2006, section 5.4.2): the
+        # held-out rows' own residuals cancel.
+        own = np.linalg.solve(precision[np.ix_(inside, inside)], (precision @ residual)[inside])
+        mean[inside] = model[inside] + residual[inside] - own
+        spread[inside] = _held_spread(problem, inside, calibration)
     return Held(mean=mean, spread=spread)
+
+
+def _inverse_covariance(problem: Problem, calibration: Calibration) -> Vector:
+    """Return the inverse covariance of all residuals under the calibration's spreads."""
+    index: dict[str, int] = {}
+    for names in problem.effects:
+        for name in names:
+            index.setdefault(name, len(index))
+    matrix = np.zeros((len(problem.effects), len(index)))
+    for row, names in enumerate(problem.effects):
+        matrix[row, [index[name] for name in names]] = 1.0
+    prior = np.array([calibration.spreads[name.split(":", 1)[0]] for name in index])
+    # A row without weight (out of memory) says nothing.
+    weight = np.minimum(np.maximum(problem.weight, 1e-9), 3.0)
+    scaled = matrix * prior
+    return np.linalg.inv(scaled @ scaled.T + np.diag(calibration.noise**2 / weight))
+
+
+def _held_spread(problem: Problem, inside: Vector, calibration: Calibration) -> Vector:
+    """Standard deviations: an effect that only held-out rows have counts as never seen."""
+    outside = {n for i in np.flatnonzero(~inside) for n in problem.effects[i]}
+    seen = {n: v for n, v in calibration.effects.items() if n in outside}
+    fold = replace(calibration, effects=seen)
+    return apply_names([problem.effects[i] for i in np.flatnonzero(inside)], fold)[1]
 
 
 def coverage(problem: Problem, held: Held, rows: Vector) -> float:

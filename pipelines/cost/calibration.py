@@ -167,7 +167,7 @@ def posterior(
         prior: standard deviation of each effect.
     """
     normal = matrix.T @ (matrix * precision[:, None]) + np.diag(prior**-2.0)
-    covariance = np.linalg.inv(normal)
+    covariance: Floats = np.linalg.inv(normal).astype(float)
     mean = covariance @ (matrix.T @ (precision * target))
     return mean, covariance
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,17 @@ class Columns:
     values: dict[str, Floats]
     flags: dict[str, Bools]
     names: dict[str, Names]
+    masks: dict[tuple[str, ...], Bools] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> Floats:
         return self.values[key]
 
     def is_(self, column: str, *options: str) -> Bools:
         """Where the text column equals one of `options`."""
-        return np.isin(self.names[column].astype(str), options)
+        key = (column, *options)
+        if key not in self.masks:
+            self.masks[key] = np.isin(self.names[column].astype(str), options)
+        return self.masks[key]
 
     def take(self, index: npt.NDArray[Any]) -> Columns:
         """Return the rows of a boolean mask or an index array."""

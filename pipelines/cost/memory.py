@@ -91,8 +91,8 @@ def _states(
         c["fsdp_degree"] > 0, c["fsdp_degree"] * c["cp"], c["data_parallel"] * c["cp"]
     )
     all_sharded = np.where(c.is_("sharding", "fsdp", "zero3"), degree, 1.0)
-    some_sharded = np.where(c.is_("sharding", "zero2") | megatron & ~c.is_("sharding", "ddp", "none"),
-                            degree, all_sharded)  # fmt: skip
+    distributed = megatron & ~c.is_("sharding", "ddp", "none")
+    some_sharded = np.where(c.is_("sharding", "zero2") | distributed, degree, all_sharded)
     states_sharded = np.where(c.is_("sharding", "zero1"), degree, some_sharded)
     trainable = np.where(frozen, _adapter_parameters(c), total)
     on = np.where(train, 1.0, 0.0)

@@ -7,12 +7,13 @@ arXiv 2005.14165 table 2.1.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from pipelines.cost.shapes import ModelShape
 
 
 def _encoder(
-    hidden: int, layers: int, heads: int, ffn: int, vocab: int = 30522, **extra: int | bool | str
+    hidden: int, layers: int, heads: int, ffn: int, vocab: int = 30522, **extra: Any
 ) -> ModelShape:
     fields: dict[str, object] = {
         "family": "bert",
@@ -138,8 +139,8 @@ def _vit(hidden: int, layers: int, heads: int, patch: int, image: int = 224) -> 
     )
 
 
-_DISTIL: dict[str, int | bool | str] = {"family": "distilbert", "type_vocab": 0, "pooler": False}
-_ROBERTA: dict[str, int | bool | str] = {"family": "roberta", "max_positions": 514, "type_vocab": 1}
+_DISTIL: dict[str, Any] = {"family": "distilbert", "type_vocab": 0, "pooler": False}
+_ROBERTA: dict[str, Any] = {"family": "roberta", "max_positions": 514, "type_vocab": 1}
 
 _SHAPES: dict[str, ModelShape] = {
     "bert-tiny": _encoder(128, 2, 2, 512),

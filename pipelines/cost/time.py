@@ -16,6 +16,9 @@ from pipelines.cost.kernels import matmul_seconds, ring_seconds, surface
 
 Coefficients = Mapping[str, float]
 GB = 1e9
+# Manufacturing process of a GPU generation; newer ones are 5 nm or 4 nm.
+_PROCESS = dict.fromkeys(("Kepler", "Maxwell", "Pascal", "Volta", "Turing", "GCN"), "12nm")
+_PROCESS |= dict.fromkeys(("Ampere", "CDNA", "CDNA2"), "7nm")
 
 
 def stacks(columns: Columns) -> list[str]:
@@ -36,9 +39,17 @@ def stacks(columns: Columns) -> list[str]:
     return out
 
 
-def _gather(theta: Coefficients, prefix: str, keys: list[str], default: float) -> Floats:
-    table = {key: theta.get(f"{prefix}.{key}", default) for key in set(keys)}
-    return np.array([table[key] for key in keys])
+class _Codes:
+    """A text column as codes, to look coefficients up without touching text again."""
+
+    def __init__(self, keys: list[str]) -> None:
+        unique, self._inverse = np.unique(np.array(keys, dtype=str), return_inverse=True)
+        self._unique = [str(key) for key in unique]
+
+    def gather(self, theta: Coefficients, prefix: str, default: float) -> Floats:
+        """Return ``theta[prefix.key]`` of each row, `default` where there is none."""
+        table = np.array([theta.get(f"{prefix}.{key}", default) for key in self._unique])
+        return table[self._inverse] if len(table) else np.empty(0)
 
 
 class StepModel:
@@ -60,7 +71,18 @@ class StepModel:
         kinds = np.where(self.half & ~self.int8 & ~self.low, "half", precision.astype(str))
         kinds = np.where(~columns.flags["native"], "emulated", kinds)
         self.kinds = [str(k) for k in kinds]
-        self.arch_kind = [f"{a}.{k}" for a, k in zip(self.arch, self.kinds, strict=True)]
+        arch_kind = [f"{a}.{k}" for a, k in zip(self.arch, self.kinds, strict=True)]
+        self.by_stack, self.by_kind = _Codes(self.stack), _Codes(self.kinds)
+        self.by_arch_kind = _Codes(arch_kind)
+        self.by_process = _Codes([_PROCESS.get(a, "5nm") for a in self.arch])
+        self.graph = np.array([s.startswith(("tensorrt", "onnxruntime-t")) for s in self.stack])
+        self.host_fused = np.array(
+            [s.startswith(("compiled", "onnxruntime.", "nemo")) for s in self.stack]
+        )
+        self.four_bit = np.array(
+            [any(k in str(q) for k in ("nf4", "fp4")) for q in columns.names["quantization"]]
+        )
+        self.optimizer = columns.names["optimizer"].astype(str)
         self.frozen = columns.is_("task", "lora", "qlora")
         self.fused_attention = self._fused_attention()
         self.recompute = np.where(
@@ -94,17 +116,15 @@ class StepModel:
         """Sustained FLOP/s of large products: specification, kernel quality and power limit."""
         c = self.c
         rate = c["peak"] * self.constants["share"]
-        rate = rate * _gather(theta, "gemm", self.stack, 1.0)
+        rate = rate * self.by_stack.gather(theta, "gemm", 1.0)
         rate = rate * np.where(self.train, theta["gemm.train"], theta["gemm.infer"])
-        rate = rate * _gather(theta, "kernel", self.kinds, 1.0)
-        rate = rate * _gather(theta, "arch", self.arch_kind, 1.0)
+        rate = rate * self.by_kind.gather(theta, "kernel", 1.0)
+        rate = rate * self.by_arch_kind.gather(theta, "arch", 1.0)
         rate = rate * np.where(
             c.is_("recipe", "rowwise", "mxfp8", "fp8-mx"), theta["kernel.scaled"], 1.0
         )
         # Energy of an operation sets a ceiling: T4 and L4 sustain well below their peak.
-        node = ["12nm" if a in ("Turing", "Volta", "Pascal", "GCN", "Kepler", "Maxwell") else
-                "7nm" if a in ("Ampere", "CDNA", "CDNA2") else "5nm" for a in self.arch]  # fmt: skip
-        energy = _gather(theta, "energy", node, 1.0) * 1e-12
+        energy = self.by_process.gather(theta, "energy", 1.0) * 1e-12
         scale = np.select(
             [self.int8 & c.flags["native"], self.low, c.is_("precision", "fp32"),
              c.is_("precision", "tf32")],
@@ -113,7 +133,8 @@ class StepModel:
         ceiling = 0.85 * c["watts"] / (energy * scale)
         rate = rate / (1.0 + (rate / ceiling) ** 4) ** 0.25
         rate = rate / (1.0 + (rate / (1.15 * c["peak"])) ** 8) ** 0.125
-        return rate * np.where(c.flags["sparse"], theta["kernel.sparse"], 1.0)
+        result: Floats = rate * np.where(c.flags["sparse"], theta["kernel.sparse"], 1.0)
+        return result
 
     def parts(self, theta: Coefficients) -> dict[str, Floats]:
         """Return seconds by part; the sum is the step (training) or the batch (inference)."""
@@ -147,7 +168,7 @@ class StepModel:
         bubble = micro * stages / c["vp"] * theta["pipeline.bubble"]
         sync = self._data_parallel(theta, micro * backward_share * 0.6)
         optimizer = self._optimizer(theta)
-        fixed = _gather(theta, "fixed", self.stack, 0.0) * 1e-3
+        fixed = self.by_stack.gather(theta, "fixed", 0.0) * 1e-3
         fixed = fixed + np.where(c.flags["serving"], theta["serving.fixed"] * 1e-3, 0.0)
         generator = np.where(c.flags["generator"], theta["electra.generator"], 0.0)
         share = accum / busy
@@ -226,7 +247,7 @@ class StepModel:
         narrow = narrow * filled / (1.0 + filled**3) ** (1 / 3)
         fused = flops * causal / (width * theta["attention.fused"] * narrow)
         scores = pairs * c["num_heads"] / c["tp"] * self.element
-        eager = _gather(theta, "scores", self.stack, 1.0) * theta["attention.scores"]
+        eager = self.by_stack.gather(theta, "scores", 1.0) * theta["attention.scores"]
         slow = flops / (width * theta["attention.products"] * narrow) + scores * eager / (
             c["bandwidth"] * 0.8
         )
@@ -241,7 +262,7 @@ class StepModel:
     def _elementwise(self, theta: Coefficients, tokens: Floats) -> Floats:
         """Bytes of one layer's forward norms, biases, activations, residuals and dropout."""
         c = self.c
-        fusion = _gather(theta, "elementwise", self.stack, 1.0)
+        fusion = self.by_stack.gather(theta, "elementwise", 1.0)
         hidden = theta["elementwise.hidden"] * c["hidden_size"]
         inner = np.where(c.flags["gated_mlp"], 1.5, 1.0) * c["ffn_size"]
         inner = theta["elementwise.inner"] * inner / c["tp"]
@@ -257,10 +278,10 @@ class StepModel:
 
     def _dequantise(self, theta: Coefficients) -> Floats:
         c = self.c
-        four = np.array(["nf4" in str(q) or "fp4" in str(q) for q in c.names["quantization"]])
         weights = c["matmul_parameters"] / (c["tp"] * c["pp"])
         passes = 1.0 + np.where(self.train, 1.0, 0.0) + self.recompute
-        return four * passes * weights * theta["nf4.bytes"] / (c["bandwidth"] * 0.8)
+        seconds: Floats = passes * weights * theta["nf4.bytes"] / (c["bandwidth"] * 0.8)
+        return np.where(self.four_bit, seconds, 0.0)
 
     def _head(self, theta: Coefficients, tokens: Floats, rate: Floats) -> Floats:
         """Seconds of embedding and output layer, forward and backward, a micro-step."""
@@ -282,15 +303,15 @@ class StepModel:
 
     def _host_speed(self, theta: Coefficients) -> Floats:
         """Microseconds of the host for a layer's forward in the stack's class."""
-        graph = np.array([s.startswith(("tensorrt", "onnxruntime-t")) for s in self.stack])
-        fused = np.array([s.startswith(("compiled", "onnxruntime.", "nemo")) for s in self.stack])
         return np.select(
-            [graph, fused], [theta["launch.graph"], theta["launch.fused"]], theta["launch.eager"]
+            [self.graph, self.host_fused],
+            [theta["launch.graph"], theta["launch.fused"]],
+            theta["launch.eager"],
         )
 
     def _launch(self, theta: Coefficients) -> Floats:
         """Host seconds to enqueue one micro-step."""
-        per_layer = _gather(theta, "launch", self.stack, 1.0) * self._host_speed(theta) * 1e-6
+        per_layer = self.by_stack.gather(theta, "launch", 1.0) * self._host_speed(theta) * 1e-6
         passes = np.where(self.train, 3.0 + self.recompute, 1.0)
         calls = np.where(self.train, 4.0 + 2.0 * self.recompute, 2.0) * np.log2(self.c["tp"])
         collectives = calls * theta["launch.collective"] * 1e-6
@@ -338,9 +359,8 @@ class StepModel:
         width = np.where(self.half, np.where(c.is_("runtime", "megatron", "nemo"), 4.0, 3.0), 4.0)
         whole = ring_seconds(trainable * width, ranks, bandwidth=bandwidth, alpha=alpha, factor=2.0)
         gathered = ring_seconds(weights * 2.0, ranks, bandwidth=bandwidth, alpha=alpha, factor=3.0)
-        per_step = np.where(sharded | ~self.train, 0.0,
-                            np.maximum(0.0, whole - theta["overlap.ddp"] * hidden_behind))  # fmt: skip
-        per_step = per_step + 0.1 * np.where(sharded | ~self.train, 0.0, whole)
+        beyond = np.maximum(0.0, whole - theta["overlap.ddp"] * hidden_behind)
+        per_step = np.where(sharded | ~self.train, 0.0, beyond + 0.1 * whole)
         ready = theta["overlap.fsdp"] * hidden_behind / 0.6
         exposed = np.maximum(0.0, gathered - ready) + theta["fsdp.exposed"] * gathered
         per_micro = np.where(sharded & self.train, exposed, 0.0)
@@ -354,12 +374,12 @@ class StepModel:
                            weights)  # fmt: skip
         ranks = np.where(c.is_("sharding", "fsdp", "zero1", "zero2", "zero3")
                          | c.is_("runtime", "nemo"), c["data_parallel"], 1.0)  # fmt: skip
-        names = c.names["optimizer"].astype(str)
+        names = self.optimizer
         stated = np.where(names == "", np.where(c.is_("runtime", "nemo"), "adam", "none"), names)
         lamb = stated == "lamb"
         bytes_ = np.where(lamb, theta["optimizer.lamb"], theta["optimizer.adam"])
         bytes_ = np.where(stated == "none", 0.0, bytes_)
-        unfused = _gather(theta, "update", self.stack, 1.0)
+        unfused = self.by_stack.gather(theta, "update", 1.0)
         return np.where(
             self.train, weights / ranks * bytes_ * unfused / (c["bandwidth"] * 0.8), 0.0
         )

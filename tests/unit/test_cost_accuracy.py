@@ -1,0 +1,71 @@
+"""Regression gate: no partition of the measured rows may get worse than the committed figures."""
+
+import json
+
+import pytest
+
+from benchmarks.accuracy import GATE_ROWS, RESULT, gate
+from tests.support import SHARED, needs_shared
+
+WORKLOADS = SHARED / "measured/workloads.csv"
+# A partition may move by this share of its committed error, and by this much at least: figures
+# of a per cent or two jump by more than a tenth with a rounding.
+RELATIVE, ABSOLUTE = 0.10, 0.003
+COVERAGE_DROP = 0.03
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads(RESULT.read_text())
+
+
+@pytest.fixture(scope="module")
+def current():
+    return gate(WORKLOADS)
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("quantity", ["time", "memory"])
+def test_no_partition_regresses(committed, current, quantity):
+    worse = []
+    for name, before in committed["gate"][quantity].items():
+        now = current[quantity][name]
+        assert now["rows"] >= before["rows"], f"{name}: fewer rows are predicted"
+        if before["rows"] < GATE_ROWS and not name.startswith("mean"):
+            continue
+        for figure in ("median", "mean"):
+            if now[figure] > before[figure] * (1 + RELATIVE) + ABSOLUTE:
+                worse.append(f"{name} {figure}: {before[figure]} -> {now[figure]}")
+        if now["coverage"] < before["coverage"] - COVERAGE_DROP:
+            worse.append(f"{name} coverage: {before['coverage']} -> {now['coverage']}")
+    assert not worse, "\n".join(worse)
+
+
+def test_committed_figures_meet_the_bars_for_time(committed):
+    time = committed["time"]
+    assert time["predicted"] >= 0.97 * time["asked"]
+    for mode in ("leave-one-GPU-out", "leave-one-model-out"):
+        assert time[mode]["all"]["median"] <= 0.15
+        assert time[mode]["all"]["mean"] <= 0.25
+        assert time[mode]["mean over tables"]["median"] <= 0.20
+
+
+@needs_shared
+def test_memory_never_calls_an_oom_row_fitting_and_seldom_refuses_one_that_ran():
+    import csv
+
+    from pipelines.cost.predict import predict_rows
+
+    with WORKLOADS.open() as handle:
+        rows = list(csv.DictReader(handle))
+    answers = predict_rows(rows)
+    oom = [a["fits"] for r, a in zip(rows, answers, strict=True) if r["oom"] == "1"]
+    ran = [
+        a["fits"]
+        for r, a in zip(rows, answers, strict=True)
+        if r["oom"] == "0" and a["peak_memory_gib"]
+    ]
+    assert oom
+    assert "1" not in oom
+    assert ran.count("0") <= 0.02 * len(ran)
