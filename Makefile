@@ -19,7 +19,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 # A thousand kill -9 over put, get, sweep and gc; CI runs fifty of them in the tests.
 soak: $(VENV)/.installed

@@ -5,7 +5,7 @@ The same function serves the cluster (compiled to IR YAML) and this machine (run
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from components.train.component import train
 from pipelines.control.decide.component import decide
 from pipelines.control.decide.step import DEFAULT_TOLERANCE, planned
 from pipelines.control.report.component import report
+from pipelines.control.train_nodes.component import train_nodes
+from pipelines.control.train_nodes.step import launch_arguments
 from pipelines.plan import Plan, StepPlan
 
 # Which image family a step's pod runs (see images/).
@@ -95,15 +97,13 @@ def build(
         task.set_display_name(name)
         task.set_caching_options(False)  # resume is by the steps' own fingerprints
         if options is not None:
-            request(task, plan.step(name), options)
+            request(task, pod_of(plan, name), options)
         return task
 
     def config(name: str) -> str:
-        return step_config(plan, name)
+        return step_config(plan, name, options)
 
-    @dsl.pipeline(  # type: ignore[untyped-decorator]
-        name=plan.name, description=f"suanli plan {plan.hash[:12]}: {plan.task}"
-    )
+    @dsl.pipeline(name=plan.name, description=f"suanli plan {plan.hash[:12]}: {plan.task}")
     def pipeline(store: str = tiers.to_json()) -> None:
         where = {"store": store, "run_id": run_id}
         receipt = settle(report(config=config("report"), **where), "report")
@@ -113,7 +113,8 @@ def build(
             settle(decided, "decide")
             placed = place(config=config("place"), dataset=read.output, **where).after(decided)
             dataset = settle(placed, "place").output
-            tuned = settle(train(config=config("train"), dataset=dataset, **where), "train")
+            fit = train if plan.step("train").nodes == 1 else train_nodes
+            tuned = settle(fit(config=config("train"), dataset=dataset, **where), "train")
 
             graphs, evaluations = [], []
             for suffix in (task_suffix(variant) for variant in plan.variants):
@@ -152,7 +153,23 @@ def task_suffix(variant: str) -> str:
     return variant.replace("+", "-")
 
 
-def step_config(plan: Plan, name: str) -> str:
+def pod_of(plan: Plan, name: str) -> StepPlan:
+    """Return what the step's own pod asks for. Training on several nodes happens in a TrainJob's
+    pods; its own pod only follows them, from a node as small as the receipt's."""
+    step = plan.step(name)
+    if step.nodes == 1:
+        return step
+    small = plan.step("report")
+    return replace(
+        step,
+        kind=small.kind,
+        resources=small.resources,
+        node_selector=small.node_selector,
+        tolerations=small.tolerations,
+    )
+
+
+def step_config(plan: Plan, name: str, options: PodOptions | None = None) -> str:
     """Return the JSON that the step called `name` receives."""
     step = plan.step(name)
     requested = {
@@ -165,6 +182,15 @@ def step_config(plan: Plan, name: str) -> str:
         "timeout_s": step.timeout_s,
     }
     arguments = {**step.arguments, **_of_whole_plan(plan, name)}
+    if step.nodes > 1 and options is not None:
+        arguments["launch"] = launch_arguments(
+            step,
+            name=plan.name,
+            image=options.images[IMAGE_OF[step.kind]],
+            claim=options.claim,
+            queue=options.queue,
+            secret=options.secret,
+        )
     return canonical_json(
         {"step": name, "arguments": arguments, "plan_hash": plan.hash, "requested": requested}
     )

@@ -5,14 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from components.contract import canonical_json
-from pipelines.dag import IMAGE_OF, compile_manifest, compile_pipeline, step_config
-from pipelines.plan import plan_from_json
+from components.contract import StepError, canonical_json
+from components.runtime import StepContext
+from components.storage import Store, Tiers
+from pipelines.control.train_nodes import step as train_nodes
+from pipelines.dag import (
+    IMAGE_OF,
+    compile_manifest,
+    compile_pipeline,
+    pod_options,
+    step_config,
+)
+from pipelines.plan import Plan, plan_from_json
+from pipelines.trainjob import TrainJobs
 from tests.golden_files import check_golden
 from tests.plans import sample_plan
 from tests.support import REPOSITORY
@@ -147,3 +160,69 @@ def test_packages_resolve_inside_this_repository() -> None:
 
     for package in (components, pipelines):
         assert str(REPOSITORY) in str(package.__path__[0])
+
+
+def many_nodes() -> Plan:
+    """The sample plan with training on two nodes of one GPU each."""
+    steps = tuple(
+        replace(step, nodes=2, processes_per_node=1) if step.step == "train" else step
+        for step in PLAN.steps
+    )
+    return replace(PLAN, steps=steps)
+
+
+def test_training_on_several_nodes_is_a_trainjob_of_the_planned_pods() -> None:
+    pipeline, _ = yaml.safe_load_all(compile_pipeline(many_nodes(), queue="research"))
+    train = tasks(pipeline)["train"]
+    assert "accelerator" not in train["container"]["resources"]
+    assert train["container"]["image"] == "suanli/data:0.1.0"
+    constant = train["task"]["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+    launch = json.loads(constant)["arguments"]["launch"]
+    planned = PLAN.step("train").resources
+    assert launch["nodes"] == 2
+    assert launch["image"] == "suanli/train:0.1.0"
+    assert launch["queue"] == "research"
+    assert launch["resources"]["limits"]["nvidia.com/gpu"] == planned.gpu_count
+    assert launch["resources"]["requests"]["cpu"] == f"{planned.cpu_millicores}m"
+
+
+class FakeCluster(TrainJobs):
+    """Runs no pods: remembers the job and answers with two events."""
+
+    def __init__(self) -> None:
+        self.job: dict[str, Any] = {}
+
+    def run(
+        self, job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        self.job = job
+        on_event({"event": "progress", "fraction": 0.5, "message": "epoch 1", "loss": 0.7})
+        return {"event": "finished", "uri": f"artifact://model/{'0' * 64}"}
+
+
+def test_the_trainjob_is_followed_to_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = tmp_path / "namespace"
+    namespace.write_text("research")
+    monkeypatch.setattr(train_nodes, "NAMESPACE_FILE", namespace)
+    plan = many_nodes()
+    config = json.loads(step_config(plan, "train", pod_options(plan)))
+    context = StepContext(
+        step="train", kind="train", arguments=config["arguments"], inputs={"dataset": "d"},
+        store=Store(Tiers.under(tmp_path)), run_id="run-1", plan_hash=plan.hash, requested={},
+        scratch=tmp_path,
+    )  # fmt: skip
+    cluster = FakeCluster()
+    assert train_nodes.run(context, cluster) == f"artifact://model/{'0' * 64}"
+    assert cluster.job["metadata"]["namespace"] == "research"
+    assert cluster.job["spec"]["trainer"]["numNodes"] == 2
+    assert "launch" not in json.dumps(cluster.job["spec"]["trainer"]["args"])
+    events = (tmp_path / "hot" / "runs" / "run-1" / "events.jsonl").read_text()
+    assert json.loads(events)["loss"] == 0.7
+
+
+def test_several_nodes_need_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_nodes, "NAMESPACE_FILE", tmp_path / "none")
+    with pytest.raises(StepError, match="needs a cluster"):
+        train_nodes.namespace()
