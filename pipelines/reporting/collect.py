@@ -83,7 +83,8 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
             "plan": None,
         },
     }
-    return finite(judge.judged(report))
+    made: Json = finite(judge.judged(report))
+    return made
 
 
 def with_own_step(
@@ -98,7 +99,8 @@ def with_own_step(
         else step
         for step in report["steps"]
     ]
-    return finite(judge.judged({**report, "steps": steps, "cost": _cost(plan, steps)}))
+    made: Json = finite(judge.judged({**report, "steps": steps, "cost": _cost(plan, steps)}))
+    return made
 
 
 def finite(value: Any) -> Any:

@@ -26,7 +26,7 @@ PANELS: tuple[tuple[str, str, figures.Formatter], ...] = (
 )
 
 
-AXIS = {figures.percent: figures.brief_percent}
+AXIS: dict[figures.Formatter, figures.Formatter] = {figures.percent: figures.brief_percent}
 
 
 def history_html(reports: Iterable[Json], problems: Iterable[str] = ()) -> str:
@@ -96,7 +96,8 @@ def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter)
     x = linear([point[0] for point in points], margin=0.0)
     y = linear([point[1] for point in points], from_zero=key != "quality", margin=0.08)
     what = {"usd": "cost", "seconds": "time"}.get(key, key)
-    usual, worse = [], []
+    usual: list[tuple[float, float]] = []
+    worse: list[tuple[float, float]] = []
     for run_number, value, row in points:
         marked = any(item["what"] == what for item in row["regressions"])
         (worse if marked else usual).append((run_number, value))
@@ -136,7 +137,7 @@ def _runs(rows: list[Json]) -> Markup:
 
 
 def _line(row: Json) -> list[object]:
-    ended = STATUS_WORDS.get(row["status"], row["status"])
+    ended = str(STATUS_WORDS.get(row["status"], row["status"]))
     if row["failed_step"]:
         ended += f" at {row['failed_step']}"
     worse = [join([item["what"], " (usually ", number(item["usual"], _unit(item["what"])), ")"])

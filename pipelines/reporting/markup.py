@@ -82,7 +82,7 @@ def number(value: object, formatter: figures.Formatter) -> Markup:
 def table(
     caption: str,
     heads: Sequence[object],
-    rows: Iterable[list[object]],
+    rows: Iterable[Sequence[object]],
     *,
     row_classes: list[str] | None = None,
     text: Collection[int] = (0,),

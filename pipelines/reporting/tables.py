@@ -147,8 +147,8 @@ def _explanations(plan: Json, made: Json) -> Iterator[RenderableType]:
         for row in plan["storage"]:
             size = figures.show(row.get("bytes"), figures.bytes_)
             monthly = figures.show(row.get("usd_per_month"), figures.usd)
-            words = [_text(row.get(key, "")) for key in ("artifact", "tier", "reason")]
-            table.add_row(*words, Text(size), Text(monthly))
+            cells = [_text(row.get(key, "")) for key in ("artifact", "tier", "reason")]
+            table.add_row(*cells, Text(size), Text(monthly))
         yield table
 
 
