@@ -118,11 +118,7 @@ def test_chinese_entities_and_texts(tmp_path):
         "B-地点",
         "I-地点",
     ]
-    entry = write(
-        tmp_path,
-        "d.jsonl",
-        '{"text": "手机坏了", "label": "差"}\n{"text": "很好", "label": "好"}\n',
-    )
+    entry = write(tmp_path, "d.jsonl", CHINESE_TEXTS)
     data = {"train": entry, "validation": entry, "test": entry}
     folder, manifest = ingest(tmp_path, data, "text-classification", model=model)
     assert manifest["labels"] == ["好", "差"]
