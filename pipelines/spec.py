@@ -5,10 +5,8 @@ pydantic is used here and nowhere deeper: the rest of the author's side gets a f
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +22,7 @@ from pydantic import (
 )
 
 from components.contract import SpecError
+from pipelines.spec_errors import describe_all, duplicate_keys, line_of, one_line
 
 SPEC_VERSION = 1
 NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -312,19 +311,17 @@ def parse_spec(text: str, *, source: str, folder: Path) -> Spec:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        problems = list(_duplicate_keys(root, source))
+        problems = list(duplicate_keys(root, source))
         document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SpecError(
-            f"{source}: not YAML: {_one_line(error)}", remedy="fix the syntax"
-        ) from None
+        raise SpecError(f"{source}: not YAML: {one_line(error)}", remedy="fix the syntax") from None
     if problems:
         raise SpecError("\n".join(problems), remedy="keep one of them")
     if root is None or not isinstance(document, dict):
         raise SpecError(f"{source}: a spec is a mapping, this is {type(document).__name__}")
     version = document.get("schema_version", SPEC_VERSION)
     if version != SPEC_VERSION:
-        line = _line_of(root, ("schema_version",))
+        line = line_of(root, ("schema_version",))
         raise SpecError(
             f"{source}:{line}: schema_version {version!r} is not supported, only {SPEC_VERSION}",
             remedy=f"write schema_version: {SPEC_VERSION}",
@@ -332,7 +329,7 @@ def parse_spec(text: str, *, source: str, folder: Path) -> Spec:
     try:
         spec = Spec.model_validate(document)
     except ValidationError as error:
-        raise SpecError(_describe_all(error, root, source)) from None
+        raise SpecError(describe_all(error, root, source, Spec)) from None
     spec._folder = folder
     _check_together(spec, root, source)
     return spec
@@ -342,7 +339,7 @@ def _check_together(spec: Spec, root: yaml.Node, source: str) -> None:
     """Checks that need more than one field."""
 
     def fail(path: tuple[str, ...], message: str, remedy: str) -> None:
-        line = _line_of(root, path)
+        line = line_of(root, path)
         raise SpecError(f"{source}:{line}: {'.'.join(path)}: {message}", remedy=remedy)
 
     if spec.training.lora is not None and spec.training.method == "full":
@@ -360,106 +357,3 @@ def _check_together(spec: Spec, root: yaml.Node, source: str) -> None:
             )
     if not math.isfinite(spec.training.epochs * spec.training.max_length):
         fail(("training",), "epochs or max_length out of range", "use finite values")
-
-
-def _describe_all(error: ValidationError, root: yaml.Node, source: str) -> str:
-    """One line for each place; what a union would have taken instead is joined with "or"."""
-    places: dict[str, list[str]] = {}
-    for problem in error.errors():
-        place, message = _describe(problem, root, source)
-        places.setdefault(place, []).append(message)
-    return "\n".join(f"{place}: {' or '.join(texts)}" for place, texts in places.items())
-
-
-def _describe(problem: Any, root: yaml.Node, source: str) -> tuple[str, str]:
-    """Place (file, line, key) and message (what is wrong, the value, the remedy)."""
-    path = tuple(part for part in problem["loc"] if isinstance(part, str | int))
-    path = _existing(root, path)
-    line = _line_of(root, path)
-    key = ".".join(str(part) for part in path) or "spec"
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        key = ".".join(str(part) for part in problem["loc"])
-        known = _known_keys(tuple(str(part) for part in problem["loc"][:-1]))
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{source}:{line}: {key}", f"unknown key; {hint}"
-    if kind == "missing":
-        missing = ".".join(str(part) for part in problem["loc"])
-        return f"{source}:{line}: {missing}", "required and missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{source}:{line}: {key}", f"{message}; got {_shorten(problem['input'])}"
-
-
-def _existing(root: yaml.Node, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Drop the union tags that pydantic adds to a location: keep what the YAML really has."""
-    kept: list[str | int] = []
-    for part in path:
-        if _child(_node_at(root, tuple(kept)), part) is not None:
-            kept.append(part)
-    return tuple(kept)
-
-
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    section: type[Section] = Spec
-    for part in path:
-        info = section.model_fields.get(part)
-        if info is None:
-            break
-        choices = [info.annotation, *getattr(info.annotation, "__args__", ())]
-        sections = [c for c in choices if isinstance(c, type) and issubclass(c, Section)]
-        if sections:
-            section = sections[0]
-    return sorted(section.model_fields)
-
-
-def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(part):
-                child: yaml.Node = value
-                return child
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        item: yaml.Node = node.value[part]
-        return item
-    return None
-
-
-def _node_at(root: yaml.Node, path: tuple[str | int, ...]) -> yaml.Node | None:
-    node: yaml.Node | None = root
-    for part in path:
-        node = _child(node, part)
-    return node
-
-
-def _line_of(root: yaml.Node, path: tuple[str | int, ...]) -> int:
-    node: yaml.Node = root
-    for part in path:
-        child = _child(node, part)
-        if child is None:
-            break
-        node = child
-    return int(node.start_mark.line) + 1
-
-
-def _duplicate_keys(node: yaml.Node | None, source: str) -> Iterator[str]:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                yield f"{source}:{line}: {key.value}: also given on line {seen[key.value]}"
-            seen[key.value] = line
-            yield from _duplicate_keys(value, source)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _duplicate_keys(item, source)
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
