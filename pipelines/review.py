@@ -8,6 +8,7 @@ from __future__ import annotations
 from pipelines.plan import Alternative, Estimate, Plan, StepPlan
 
 MIB = 1 << 20
+MAX_LOST = 5
 
 
 def decision_markdown(plan: Plan) -> str:
@@ -37,7 +38,7 @@ def decision_markdown(plan: Plan) -> str:
             "| option | time | money | risk | |",
             "|---|---|---|---|---|",
         ]
-        lines += [_alternative_row(option) for option in plan.alternatives]
+        lines += [_alternative_row(option) for option in _worth_reading(plan.alternatives)]
     if plan.storage:
         lines += [
             "",
@@ -111,6 +112,12 @@ def _alternative_row(option: Alternative) -> str:
     usd = "–" if option.usd is None else f"{option.usd:.4f} USD"
     mark = "**chosen**" if option.chosen else option.reason
     return f"| {option.label} | {option.seconds:.0f} s | {usd} | {option.risk:.0%} | {mark} |"
+
+
+def _worth_reading(options: tuple[Alternative, ...]) -> list[Alternative]:
+    """The choice, the Pareto front, and the best few that lost; plan.json has them all."""
+    lost = [option for option in options if not (option.chosen or option.on_front)]
+    return [option for option in options if option not in lost[MAX_LOST:]]
 
 
 def _mebibytes(size_bytes: int) -> str:
