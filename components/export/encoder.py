@@ -34,6 +34,10 @@ STANDARD = ("Add", "Cast", "Gather", "Identity", "LayerNormalization", "MatMul",
             "Relu", "Shape", "Slice", "Sum", "Tanh")  # fmt: skip
 
 
+class UnknownArchitectureError(DataError):
+    """This writer does not know the model exactly; a traced graph may do."""
+
+
 @dataclass(slots=True)
 class Graph:
     """Collects nodes and weights under generated names."""
@@ -85,17 +89,20 @@ def build(
         packed: compute no padding (CUDA kernels).
 
     Raises:
-        DataError: not a model this writer knows.
+        UnknownArchitectureError: not a model this writer knows.
+        DataError: max_length is beyond the model's positions.
     """
     from onnx import TensorProto, helper
 
     config = model.config
     if config.model_type not in FAMILIES:
-        raise DataError(f"{config.model_type} is not an encoder of the BERT family")
+        raise UnknownArchitectureError(f"{config.model_type} is not an encoder of the BERT family")
     if getattr(config, "is_decoder", False) or config.hidden_act not in (*GELU, "relu"):
-        raise DataError(f"{config.model_type} with hidden_act {config.hidden_act}, decoder or not")
+        raise UnknownArchitectureError(
+            f"{config.model_type} with hidden_act {config.hidden_act}, decoder or not"
+        )
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
-        raise DataError("position embeddings are not absolute")
+        raise UnknownArchitectureError("position embeddings are not absolute")
     graph = Graph(gpu, np.float16 if half else np.float32)
     body = getattr(model, model.base_model_prefix)
     pairs = task == "text-pair-ranking" and config.type_vocab_size > 1
@@ -299,7 +306,7 @@ def head(graph: Graph, model: Any, body: Any, hidden: str, task: str) -> str:
     if hasattr(model.classifier, "out_proj"):  # RoBERTa
         pooled = linear(graph, model.classifier.dense, first, "pooler")
         return linear(graph, model.classifier.out_proj, tanh(graph, pooled, "pooled"), "classifier")
-    raise DataError(f"{type(model).__name__} has a head this writer does not know")
+    raise UnknownArchitectureError(f"{type(model).__name__} has a head this writer does not know")
 
 
 def tanh(graph: Graph, source: str, name: str) -> str:

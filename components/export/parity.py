@@ -16,6 +16,8 @@ from components.contract import StepError
 # spread by 0.1). int8 bounds are for broken graphs: quality is judged by evaluate and select.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "int8": 1.0, "int8-static": 1.5, "int4": 3.0}
 EQUAL_PREDICTIONS = {"fp32": 0.9999, "fp16": 0.995, "int8": 0.95, "int8-static": 0.92, "int4": 0.8}
+# A model that gives everything nearly the same logits is judged by this spread instead of its own.
+LEAST_SPREAD = 0.1
 # Batches of the check: lengths from the shortest to the longest of the split, mixed in pairs so
 # that padding occurs.
 BATCHES = 12
@@ -37,6 +39,14 @@ class Parity:
     @property
     def passed(self) -> bool:
         return self.max_abs_diff <= self.tolerance and self.equal_predictions >= self.required_equal
+
+    @property
+    def fault(self) -> str:
+        """Say what does not pass."""
+        return (
+            f"logits differ by {self.max_abs_diff:.2e} (allowed {self.tolerance:.2e}), equal "
+            f"predictions {self.equal_predictions:.4f} (required {self.required_equal})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}
@@ -67,12 +77,12 @@ def compare(
         raise StepError(f"the graph gives logits of shape {b.shape}, PyTorch {a.shape}")
     difference = np.abs(a - b)
     worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
-    spread = float(a.std())
+    scale = TOLERANCE[precision] * max(float(a.std()), LEAST_SPREAD)
     return Parity(
         max_abs_diff=worst,
         mean_abs_diff=float(np.nan_to_num(difference, nan=np.inf).mean()),
-        tolerance=TOLERANCE[precision] * spread,
-        equal_predictions=_equal(a, b, TOLERANCE[precision] * spread),
+        tolerance=scale,
+        equal_predictions=_equal(a, b, scale),
         required_equal=EQUAL_PREDICTIONS[precision],
         batches=len(reference),
         lengths=(int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0),

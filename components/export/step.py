@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from components.contract import SpecError, StepError, SuanliError
-from components.export import graphs, parity
+from components.contract import StepError, SuanliError
+from components.export import encoder, graphs, parity
 from components.export.job import TOKEN_TASKS, Job, real_feeds
 from components.lib import onnx_graph
 from components.lib.dataset import read_manifest
@@ -83,41 +83,47 @@ def run(context: StepContext) -> str:
 def best_graph(job: Job) -> tuple[Path, str, list[parity.Parity]]:
     """Return the most fused graph that passes, its level, and its checks (fp32, then final).
 
+    When no graph survives the reduction to the wanted precision, the most fused fp32 graph is
+    taken, and the job's precision and fallbacks say so.
+
     Raises:
-        StepError: not even the plain graph agrees with PyTorch.
+        StepError: not even the plain fp32 graph agrees with PyTorch.
         DataError: the exporter cannot express the model.
     """
+    exact: tuple[Path, str, list[parity.Parity]] | None = None
     for level, build in graphs.levels(job):
         try:
             graph = build(job)
-            checks = [check(job, graph, "fp32")]
-            if checks[-1].passed and job.precision != "fp32":
-                job.context.progress(0.6, f"{job.precision} of the {level} graph")
-                with job.context.phase("quantise"):
-                    graph = graphs.reduce_precision(job, graph, level)
-                checks.append(check(job, graph, job.precision))
-            if checks[-1].passed:
-                return graph, level, checks
-            failed = checks[-1]
-            job.fallbacks.append(
-                f"{level} graph dropped: logits differ by {failed.max_abs_diff:.2e} (allowed "
-                f"{failed.tolerance:.2e}), equal predictions {failed.equal_predictions:.4f}"
-            )
-        except SpecError:
-            raise
-        except SuanliError as error:
-            if level == "none":
-                raise
+            whole = check(job, graph, "fp32")
+            if not whole.passed:
+                job.fallbacks.append(f"{level} graph dropped: {whole.fault}")
+                continue
+            exact = exact or (graph, level, [whole])
+            if job.precision == "fp32":
+                return exact
+            job.context.progress(0.6, f"{job.precision} of the {level} graph")
+            with job.context.phase("quantise"):
+                graph = graphs.reduce_precision(job, graph, level)
+            small = check(job, graph, job.precision)
+            if small.passed:
+                return graph, level, [whole, small]
+            job.fallbacks.append(f"{job.precision} of the {level} graph dropped: {small.fault}")
+        except encoder.UnknownArchitectureError as error:
             job.fallbacks.append(f"{level} graph dropped: {error.message}")
-        except (KeyError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
-            # ONNX Runtime's optimizer and quantizers raise whatever they stumble over.
-            if level == "none":
+        except (SuanliError, OSError):
+            raise  # what a person must mend: no other graph mends it
+        except Exception as error:  # the optimizer and the quantizers raise what they stumble over
+            if level == "none" and exact is None:
                 raise
             job.fallbacks.append(f"{level} graph dropped: {type(error).__name__}: {error}")
-    raise StepError(
-        "no graph agrees with PyTorch: " + "; ".join(job.fallbacks),
-        remedy="try another precision, or report the model's architecture",
-    )
+    if exact is None:
+        raise StepError(
+            "no graph agrees with PyTorch: " + "; ".join(job.fallbacks),
+            remedy="report the model's architecture",
+        )
+    job.fallbacks.append(f"{job.precision} given up: this is the fp32 graph")
+    job.precision = "fp32"
+    return exact
 
 
 def check(job: Job, graph: Path, precision: str) -> parity.Parity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,25 @@ def calibration_rows(lengths: NDArray[Any], seed: int = 0) -> NDArray[Any]:
     return np.random.default_rng(seed).permutation(len(lengths))[:CALIBRATION_ROWS]
 
 
-def ranges(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What one activation was seen to hold: its clipped range, and the largest magnitude of each
+    of its channels (its last axis)."""
+
+    low: float
+    high: float
+    channels: NDArray[Any]
+
+
+def observe(
     model: Any, names: Sequence[str], feeds: Sequence[dict[str, NDArray[Any]]]
-) -> dict[str, tuple[float, float]]:
-    """Run a fused fp32 graph on `feeds` and return (low, high) of each activation in `names`.
+) -> dict[str, Observed]:
+    """Run a fused fp32 graph on `feeds` and watch the activations in `names`.
 
     Only real tokens count: padded positions hold values that no result depends on.
+
+    Raises:
+        DataError: there are no feeds, or the graph is too large.
     """
     import onnx
     import onnxruntime as ort
@@ -53,8 +67,7 @@ def ranges(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(_bytes(watched), options, providers=["CPUExecutionProvider"])
-    lows: dict[str, list[float]] = {name: [] for name in names}
-    highs: dict[str, list[float]] = {name: [] for name in names}
+    seen: dict[str, list[Observed]] = {name: [] for name in names}
     for feed in feeds:
         mask = feed.get("attention_mask")
         for name, value in zip(names, session.run(list(names), feed), strict=True):
@@ -62,9 +75,24 @@ def ranges(
             if mask is not None and value.ndim == 3 and value.shape[:2] == mask.shape:
                 real = value[mask.astype(bool)]
             low, high = np.quantile(real, [CLIPPED_SHARE, 1 - CLIPPED_SHARE])
-            lows[name].append(float(low))
-            highs[name].append(float(high))
-    return {name: (min(lows[name]), max(highs[name])) for name in names}
+            channels = np.abs(real.reshape(-1, real.shape[-1])).max(axis=0)
+            seen[name].append(Observed(low=float(low), high=float(high), channels=channels))
+    return {name: _joined(parts) for name, parts in seen.items()}
+
+
+def _joined(parts: list[Observed]) -> Observed:
+    return Observed(
+        low=min(part.low for part in parts),
+        high=max(part.high for part in parts),
+        channels=np.max([part.channels for part in parts], axis=0),
+    )
+
+
+def ranges(
+    model: Any, names: Sequence[str], feeds: Sequence[dict[str, NDArray[Any]]]
+) -> dict[str, tuple[float, float]]:
+    """Return (low, high) of each activation in `names`."""
+    return {name: (seen.low, seen.high) for name, seen in observe(model, names, feeds).items()}
 
 
 def _bytes(model: Any) -> bytes:

@@ -18,6 +18,7 @@ It never falls back silently: asking for a GPU where CUDA does not start is an e
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,7 +151,12 @@ class Runner:
             return rows, self._call(session, feed(rows))
 
         with ThreadPoolExecutor(self.threads) as pool:
-            yield from pool.map(work, plan)
+            ahead = deque(pool.submit(work, rows) for rows in plan[: 2 * self.threads])
+            for rows in plan[2 * self.threads :]:  # bounded: logits of a language model are wide
+                yield ahead.popleft().result()
+                ahead.append(pool.submit(work, rows))
+            while ahead:
+                yield ahead.popleft().result()
 
     def run_one(
         self, ids: Sequence[int] | NDArray[Any], types: NDArray[Any] | None = None
