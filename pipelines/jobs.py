@@ -24,8 +24,8 @@ TOKEN_FOLDER = "/var/run/secrets/kubeflow/pipelines"
 TOKEN_AUDIENCE = "pipelines.kubeflow.org"
 TOKEN_SECONDS = 7200
 USER_ID = 65532  # "nonroot" in the images
-# Peak resident memory measured on the wnut17 spec (2026-11-23): submitting a rendered folder 30 MiB,
-# planning and compiling 240 MiB. Roomy, because a killed pod costs more than idle memory.
+# Peak resident memory measured on the wnut17 spec (2026-11-23): submitting a rendered folder
+# 30 MiB, planning and compiling 240 MiB. Roomy: a killed pod costs more than idle memory.
 SUBMIT_MEMORY = "256Mi"
 PLANNING_MEMORY = "1Gi"
 # The steps' claim and where they mount it (`dag.PodOptions.claim`, `dag.MOUNT`).
