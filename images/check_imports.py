@@ -17,7 +17,8 @@ STEPS = {
 LIBRARIES = {
     "data": (
         "pipelines.cli", "pipelines.dag", "pipelines.render", "pipelines.submit",
-        "pipelines.control.decide.step", "pipelines.control.report.step", "kfp_server_api",
+        "pipelines.control.decide.step", "pipelines.control.report.step",
+        "pipelines.control.train_nodes.step", "pipelines.trainjob", "kubernetes", "kfp_server_api",
         "tokenizers", "pyarrow", "obstore",
     ),
     "train": ("torch", "transformers", "onnx", "onnxscript", "kfp.dsl.executor_main"),

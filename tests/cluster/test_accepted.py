@@ -17,10 +17,12 @@ from pipelines.preflight import check_cluster
 from pipelines.render import render
 from pipelines.runs import kubernetes_client
 from pipelines.serving import inference_service
+from pipelines.trainjob import train_job
 from tests.cluster.conftest import Cluster
 from tests.kubernetes_schemas import kustomize
 from tests.plans import sample_plan
 from tests.support import REPOSITORY
+from tests.unit.test_manifests_rbac import TRAIN_REQUEST
 from tests.unit.test_serving import MODEL
 
 pytestmark = pytest.mark.cluster
@@ -94,6 +96,11 @@ def test_gitops_example(cluster: Cluster, example: str) -> None:
 def test_inference_service(cluster: Cluster, gpu: bool) -> None:
     model = dataclasses.replace(MODEL, gpu=gpu)
     item = inference_service(model, requests_per_second=20.0, namespace=cluster.namespace)
+    assert_silent(cluster.apply([item], "--dry-run=server"))
+
+
+def test_train_job(cluster: Cluster) -> None:
+    item = train_job(dataclasses.replace(TRAIN_REQUEST, namespace=cluster.namespace))
     assert_silent(cluster.apply([item], "--dry-run=server"))
 
 
