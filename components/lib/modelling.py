@@ -134,7 +134,7 @@ def load_model(
     if pruning(folder):
         from components.lib.pruned import load_pruned  # the one format transformers can't read
 
-        return load_pruned(folder, task, labels, attention=attention)
+        return load_pruned(folder, task, labels, attention=attention, overrides=overrides)
     config = _config(folder)
     _set_labels(config, task, labels)
     for name, value in (overrides or {}).items():
@@ -170,7 +170,12 @@ def save_model(
         info: the fields of suanli.json; ``labels`` in it becomes labels.json.
     """
     labels = info.pop("labels")
-    model.save_pretrained(folder)
+    if info.get("pruning"):
+        from components.lib.pruned import save_pruned
+
+        save_pruned(model, folder)
+    else:
+        model.save_pretrained(folder)
     if tokenizer is not None:
         copy_tokenizer(tokenizer, folder)
     (folder / "labels.json").write_text(json.dumps(list(labels), ensure_ascii=False))

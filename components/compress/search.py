@@ -1,0 +1,255 @@
+"""Find the structure that learns best: cut the model in several ways, train all a little, keep the
+better half, train those longer, and so on; the last one is trained to the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from components.compress import importance, repair, structure
+from components.compress.latency import Table
+from components.compress.material import Material
+from components.compress.variant import Cut
+from components.contract import InfeasiblePlanError, SpecError
+from components.lib import distil
+from components.lib.pruned import encoder_parameters, keep_layers, layers_of, shrink, sizes_of
+
+CALIBRATION_ROWS = 256
+INFLUENCE_ROWS = 96
+# Validation rows that candidates are ranked on.
+RANKING_ROWS = 256
+# Steps of the first round; each later one trains twice as long.
+FIRST_ROUND_STEPS = 40
+# Share of a time budget that rounds may use; the rest trains the winner.
+ROUNDS_SHARE = 0.35
+# Longest training that a generous budget buys: beyond it small data sets are learnt by heart.
+MOST_EPOCHS = 24
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a search may take.
+
+    Attributes:
+        epochs: of the winner's training.
+        deadline: by time.perf_counter; None for no limit. With it, the winner trains until then,
+            be it more or fewer epochs.
+    """
+
+    epochs: float
+    deadline: float | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Candidate:
+    """One way to cut, in training."""
+
+    name: str
+    student: repair.Student
+    table_ms: float
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        sizes = sizes_of(self.student.model)
+        return {
+            "name": self.name,
+            "layers": [[s.heads, s.neurons] for s in sizes],
+            "encoder_parameters": encoder_parameters(self.student.model),
+            "table_ms": self.table_ms,
+            "rounds": self.rounds,
+            "steps": self.student.step,
+            "seconds": round(self.student.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The winner and how it was found."""
+
+    student: repair.Student
+    candidates: list[dict[str, Any]]
+
+
+def apply(
+    cut: Cut,
+    model: torch.nn.Module,
+    teacher: distil.Teacher,
+    material: Material,
+    table: Table,
+    settings: repair.Settings,
+    limits: Limits,
+    *,
+    progress: Progress,
+) -> Found:
+    """Make `cut` of `model` in the best way found, and train the result.
+
+    Args:
+        cut: how much must go.
+        model: fp32; left as it is.
+        teacher: what the candidates learn from.
+        material: what they learn on.
+        table: what structures cost where they will serve.
+        settings: how they are trained.
+        limits: how long.
+        progress: told how far the search is.
+    """
+    start = time.perf_counter()
+    ways = distil_ways if cut.method == "distill" else prune_ways
+    candidates = []
+    for name, made, layer_map in ways(cut.amount, model, material, table):
+        student = repair.Student(made, teacher, material, settings, layer_map=layer_map)
+        cost = table.of_layers(sizes_of(made))
+        candidates.append(Candidate(name=name, student=student, table_ms=cost))
+    rounds_end = None
+    if limits.deadline is not None:
+        rounds_end = start + (limits.deadline - start) * ROUNDS_SHARE
+    everyone = list(candidates)
+    rounds = max(0, math.ceil(math.log2(len(candidates))))
+    for number in range(rounds):
+        progress(0.1 + 0.2 * number / rounds, f"{len(candidates)} ways to cut, round {number + 1}")
+        candidates = _round(candidates, number, material, rounds - number, rounds_end)
+    winner = candidates[0]
+    _finish(winner, material, limits, progress)
+    return Found(student=winner.student, candidates=[c.to_json() for c in everyone])
+
+
+def _round(
+    candidates: list[Candidate],
+    number: int,
+    material: Material,
+    rounds_left: int,
+    rounds_end: float | None,
+) -> list[Candidate]:
+    """Train all candidates some steps and return the better half."""
+    steps = min(FIRST_ROUND_STEPS, material.steps_per_epoch) * 2**number
+    for position, candidate in enumerate(candidates):
+        deadline = None
+        if rounds_end is not None:  # an equal share of what is left
+            left = max(rounds_end - time.perf_counter(), 0.0) / rounds_left
+            deadline = time.perf_counter() + left / (len(candidates) - position)
+        before, steps_before = candidate.student.seconds, candidate.student.step
+        candidate.student.advance(repair.constant(steps, deadline))
+        candidate.rounds.append(
+            {
+                "steps": candidate.student.step - steps_before,
+                "seconds": round(candidate.student.seconds - before, 3),
+                "divergence": candidate.student.divergence(RANKING_ROWS),
+            }
+        )
+    ranked = sorted(candidates, key=lambda c: c.rounds[-1]["divergence"])
+    return ranked[: math.ceil(len(ranked) / 2)]
+
+
+def _finish(winner: Candidate, material: Material, limits: Limits, progress: Progress) -> None:
+    """Train the winner with a falling rate: so many epochs, or until the deadline."""
+    epochs = limits.epochs if limits.deadline is None else MOST_EPOCHS
+    steps = max(1, round(epochs * material.steps_per_epoch))
+    if limits.deadline is not None:
+        steps = min(steps, _steps_until(limits.deadline, winner))
+
+    def report(done: int, loss: float) -> None:
+        progress(0.3 + 0.65 * min(done / steps, 1.0), f"{winner.name}: loss {loss:.4f}")
+
+    winner.student.advance(repair.linear_decay(steps, limits.deadline), report=report)
+
+
+def _steps_until(deadline: float, winner: Candidate) -> int:
+    """Steps that fit until the deadline at the speed seen so far; many when none was seen."""
+    student = winner.student
+    if not student.step:
+        return 1 << 30
+    left = max(deadline - time.perf_counter(), 0.0)
+    # The last rounds computed the teacher's answers too; later steps are faster, and
+    # `linear_decay` ends at the deadline whatever this says.
+    return max(1, int(1.5 * left / (student.seconds / student.step)))
+
+
+def distil_ways(
+    layers: int, model: torch.nn.Module, material: Material, table: Table
+) -> list[tuple[str, torch.nn.Module, list[int]]]:
+    """Ways to keep `layers` layers: evenly spaced, and those that the predictions need most.
+
+    Raises:
+        SpecError: the model has no more layers than that.
+    """
+    depth = len(layers_of(model))
+    if layers >= depth:
+        raise SpecError(
+            f"compression.variants: distill{layers} of a model with {depth} layers",
+            remedy=f"use distill{max(depth - 1, 1)} or less",
+        )
+    even = sorted({round((i + 1) * depth / layers) - 1 for i in range(layers)})
+    rows = material.calibration_rows(INFLUENCE_ROWS)
+    gone = importance.cheapest_layers(model, material, rows, depth - layers)
+    needed = [i for i in range(depth) if i not in gone]
+    ways = {"evenly spaced": even, "most influential": needed}
+    return [
+        (f"{name} layers {[i + 1 for i in kept]}", _with_layers(model, kept), kept)
+        for name, kept in ways.items()
+        if name == "evenly spaced" or kept != even
+    ]
+
+
+def prune_ways(
+    percent: int, model: torch.nn.Module, material: Material, table: Table
+) -> list[tuple[str, torch.nn.Module, list[int]]]:
+    """Ways to remove `percent` of the layers' parameters: heads and neurons alone, or whole layers
+    first and heads and neurons for the rest; by importance a parameter and a millisecond.
+
+    Raises:
+        InfeasiblePlanError: too much is asked for.
+    """
+    depth = len(layers_of(model))
+    limit = encoder_parameters(model) * (1 - percent / 100)
+    most = min(int(depth * percent / 100), depth // 3)
+    rows = material.calibration_rows(CALIBRATION_ROWS)
+    found: list[tuple[str, torch.nn.Module, list[int]]] = []
+    problem = None
+    for count in range(most + 1):
+        kept = list(range(depth))
+        if count:
+            few = rows[:INFLUENCE_ROWS]
+            gone = importance.cheapest_layers(model, material, few, count)
+            kept = [i for i in kept if i not in gone]
+        made = _with_layers(model, kept)
+        goal = structure.Goal(parameters=limit)
+        try:
+            prune(made, goal, material, table, rows)
+        except InfeasiblePlanError as error:
+            problem = error
+            continue
+        name = f"{depth - count} layers, uneven"
+        found.append((name, made, kept))
+    if not found and problem is not None:
+        raise problem
+    return found
+
+
+def prune(
+    model: torch.nn.Module,
+    goal: structure.Goal,
+    material: Material,
+    table: Table,
+    rows: np.ndarray,
+) -> structure.Choice:
+    """Cut heads and neurons of `model` in place until `goal` is met; returns what stayed."""
+    scores = importance.measure(model, material, rows)
+    choice = structure.choose(scores, structure.Prices.of(model), table, goal)
+    shrink(model, choice.heads, choice.neurons)
+    return choice
+
+
+def _with_layers(model: torch.nn.Module, kept: Sequence[int]) -> torch.nn.Module:
+    made = repair.clone(model)
+    if len(kept) < len(layers_of(made)):
+        keep_layers(made, kept)
+    return made

@@ -1,0 +1,161 @@
+"""From a tuned model through cuts to a scored graph: sizes are as promised, quality is learnt back,
+and every later step reads what compress wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.compress import step as compress
+from components.contract import DataError, SpecError
+from components.evaluate import step as evaluate
+from components.export import step as export
+from components.lib import pruned
+from components.lib.modelling import load_model, read_info
+from components.storage import Store
+from tests.inference_support import make_context, make_dataset, make_model, make_store
+from tests.train_support import make_job, run_job
+
+TASKS = ("token-classification", "text-classification")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A store with a dataset and a tuned model for each task."""
+    folder = tmp_path_factory.mktemp("compress")
+    store = make_store(folder / "store")
+    made: dict[str, Any] = {"store": store}
+    for task in TASKS:
+        (folder / task).mkdir()
+        dataset = make_dataset(store, folder / task, task, rows=160)
+        shutil.rmtree(Path(store.tiers.hot) / "scratch")  # as the runtime does after a step
+        job = make_job(
+            folder / task, folder_of(store, dataset, folder), task, epochs=4, learning_rate=2e-3
+        )
+        finished = run_job(job)
+        assert finished["event"] == "finished", finished
+        assert finished["best_metric"] > 0.8, finished
+        model = store.put_folder(Path(job.output), kind="model")
+        made[task] = {"dataset": dataset, "model": model}
+    return made
+
+
+def compressed(tuned: dict[str, Any], task: str, variant: str, **arguments: Any) -> tuple[str, Any]:
+    """Run the step; returns the artifact's URI and the context."""
+    asked = {"task": task, "variant": variant, "target": "cpu", "threads": 1, **arguments}
+    asked.setdefault("training", {"epochs": 6, "global_batch": 32, "precision": "fp32"})
+    context = make_context(tuned["store"], "compress", asked, dict(tuned[task]))
+    uri = compress.run(context)
+    shutil.rmtree(context.scratch)  # as the runtime does after a step
+    return uri, context
+
+
+def folder_of(store: Store, uri: str, target: Path) -> Path:
+    return store.fetch(uri, target / uri.rsplit("/", 1)[1][:16])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("variant", ["prune50+int8", "distill1"])
+def test_cut_models_keep_their_quality_through_export(
+    tuned: dict[str, Any], task: str, variant: str, tmp_path: Path
+) -> None:
+    store, dataset = tuned["store"], tuned[task]["dataset"]
+    uri, context = compressed(tuned, task, variant)
+    whole = load_model(folder_of(store, tuned[task]["model"], tmp_path), task)
+    folder = folder_of(store, uri, tmp_path)
+    cut, info = load_model(folder, task), read_info(folder)
+    share = pruned.encoder_parameters(cut) / pruned.encoder_parameters(whole)
+    assert 0.47 <= share <= 0.5
+    assert info["variant"] == variant
+    assert info["onnx_precision"] == ("int8" if "int8" in variant else "fp32")
+    assert info["parameters"] == sum(p.numel() for p in cut.parameters())
+    assert context.metrics["compressed"] > context.metrics["tuned"] - 0.1
+
+    inputs = {"model": uri, "dataset": dataset}
+    asked = {"task": task, "variant": variant, "target": "cpu", "max_length": 64}
+    graph = export.run(make_context(store, "export", asked, inputs))
+    exported = json.loads((folder_of(store, graph, tmp_path) / "export.json").read_text())
+    assert exported["fusion"] == "encoder", exported["fallbacks"]
+    assert exported["parity_fused_fp32"]["passed"]
+    inputs = {"onnx": graph, "dataset": dataset}
+    scored = evaluate.run(make_context(store, "evaluate", {**asked, "screening_s": 0.1}, inputs))
+    found = json.loads((folder_of(store, scored, tmp_path) / "evaluation.json").read_text())
+    assert found["value"] == pytest.approx(context.metrics["compressed"], abs=0.03)
+
+
+def test_cuts_are_made_from_left_to_right(tuned: dict[str, Any], tmp_path: Path) -> None:
+    task = "text-classification"
+    training = {"epochs": 1, "global_batch": 32, "precision": "fp32"}
+    uri, context = compressed(tuned, task, "distill1+prune60", training=training)
+    model = load_model(folder_of(tuned["store"], uri, tmp_path), task)
+    assert len(pruned.layers_of(model)) == 1
+    # 60 % of what distill1 left, half of the whole
+    assert context.metrics["removed_share"] == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_search_takes_its_time_and_no_more(tuned: dict[str, Any]) -> None:
+    budget = 15.0
+    _, context = compressed(tuned, "text-classification", "prune50", budget_s=budget)
+    names = [candidate["name"] for candidate in context.metrics["candidates"]]
+    assert len(names) == len(set(names))
+    assert sum(c["seconds"] for c in context.metrics["candidates"]) <= budget
+
+
+def test_the_same_arguments_give_the_same_model(tuned: dict[str, Any]) -> None:
+    training = {"epochs": 1, "global_batch": 32, "precision": "fp32"}
+    uris = {
+        compressed(tuned, "token-classification", "prune40", training=training)[0] for _ in range(2)
+    }
+    assert len(uris) == 1
+
+
+def test_a_teacher_that_knows_nothing_is_refused(tuned: dict[str, Any], tmp_path: Path) -> None:
+    store = tuned["store"]
+    random = make_model(
+        store, tmp_path / "random", "text-classification", ["dog", "market", "walk"]
+    )
+    model = load_model(folder_of(store, random, tmp_path), "text-classification")
+    model.classifier.bias.data[0] += 100.0  # one answer to everything
+    model.save_pretrained(tmp_path / "random")
+    poor = store.put_folder(tmp_path / "random", kind="model")
+    broken = {**tuned, "text-classification": {**tuned["text-classification"], "model": poor}}
+    with pytest.raises(DataError, match="nothing to teach"):
+        compressed(broken, "text-classification", "prune50")
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("distill2", "2 layers"),
+        ("distill7+int8", "2 layers"),
+        ("prune50+int8+fp16", "2 precisions"),
+        ("prune99", "prune95"),
+        ("shrink50", "unknown"),
+    ],
+)
+def test_impossible_variants_are_refused(tuned: dict[str, Any], variant: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        compressed(tuned, "token-classification", variant)
+
+
+def test_a_dataset_of_another_task_is_refused(tuned: dict[str, Any]) -> None:
+    mixed = {
+        **tuned,
+        "token-classification": {
+            "model": tuned["token-classification"]["model"],
+            "dataset": tuned["text-classification"]["dataset"],
+        },
+    }
+    with pytest.raises(DataError, match="ingested for text-classification"):
+        compressed(mixed, "token-classification", "prune50")
+
+
+def test_labels_stay_in_order(tuned: dict[str, Any], tmp_path: Path) -> None:
+    uri, _ = compressed(tuned, "token-classification", "int8")
+    folder = folder_of(tuned["store"], uri, tmp_path)
+    whole = folder_of(tuned["store"], tuned["token-classification"]["model"], tmp_path)
+    assert (folder / "labels.json").read_bytes() == (whole / "labels.json").read_bytes()
