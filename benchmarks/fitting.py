@@ -214,7 +214,7 @@ def leave_out(
         # held-out rows' own residuals cancel.
         own = np.linalg.solve(precision[np.ix_(inside, inside)], (precision @ residual)[inside])
         mean[inside] = model[inside] + residual[inside] - own
-        spread[inside] = _held_spread(problem, inside, calibration)
+        spread[inside] = held_spread(problem, inside, calibration)
     return Held(mean=mean, spread=spread)
 
 
@@ -234,7 +234,7 @@ def _inverse_covariance(problem: Problem, calibration: Calibration) -> Vector:
     return np.linalg.inv(scaled @ scaled.T + np.diag(calibration.noise**2 / weight))
 
 
-def _held_spread(problem: Problem, inside: Vector, calibration: Calibration) -> Vector:
+def held_spread(problem: Problem, inside: Vector, calibration: Calibration) -> Vector:
     """Standard deviations: an effect that only held-out rows have counts as never seen."""
     outside = {n for i in np.flatnonzero(~inside) for n in problem.effects[i]}
     seen = {n: v for n, v in calibration.effects.items() if n in outside}

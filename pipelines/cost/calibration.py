@@ -45,22 +45,28 @@ class Calibration:
     """Posterior of the effects of one quantity.
 
     `effects` maps ``level:key`` to (mean, variance); `spreads` maps level to the prior standard
-    deviation; `noise` is the standard deviation of a row around its effects; `evidence` says what
+    deviation; `unseen` what an effect without any measurement adds to it (coefficients were fitted
+    with the seen ones in view); `noise` is the standard deviation of a row around its effects; `evidence` says what
     it was fitted to.
     """
 
     effects: dict[str, tuple[float, float]]
     spreads: dict[str, float]
     noise: float
+    unseen: dict[str, float] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, name: str) -> tuple[float, float]:
+        """Return (mean, variance) of one effect; of one never seen, its level's prior."""
+        level = name.split(":", 1)[0]
+        prior = self.spreads.get(level, 0.0) ** 2 + self.unseen.get(level, 0.0) ** 2
+        return self.effects.get(name, (0.0, prior))
 
     def apply(self, effects: Mapping[str, float]) -> tuple[float, float]:
         """Return (mean, standard deviation) of the log ratio of a row with `effects`."""
         mean, variance = 0.0, self.noise**2
         for name, loading in effects.items():
-            level = name.split(":", 1)[0]
-            prior = (0.0, self.spreads.get(level, 0.0) ** 2)
-            value, spread = self.effects.get(name, prior)
+            value, spread = self.of(name)
             mean += loading * value
             variance += loading**2 * spread
         return mean, math.sqrt(variance)
@@ -71,6 +77,7 @@ class Calibration:
             "schema_version": CALIBRATION_VERSION,
             "noise": round(self.noise, 5),
             "spreads": self.spreads,
+            "unseen": self.unseen,
             "effects": {
                 k: [round(m, 5), round(v, 6)] for k, (m, v) in sorted(self.effects.items())
             },
@@ -95,6 +102,7 @@ class Calibration:
                 effects={k: (float(m), float(v)) for k, (m, v) in document["effects"].items()},
                 spreads={k: float(v) for k, v in document["spreads"].items()},
                 noise=float(document["noise"]),
+                unseen={k: float(v) for k, v in document.get("unseen", {}).items()},
                 evidence=dict(document.get("evidence", {})),
             )
         except (KeyError, TypeError, ValueError) as error:

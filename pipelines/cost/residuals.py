@@ -101,9 +101,7 @@ def apply_names(rows: list[list[str]], calibration: Calibration) -> tuple[Floats
         for name in names:
             effect = known.get(name)
             if effect is None:
-                level = name.split(":", 1)[0]
-                prior = (0.0, calibration.spreads.get(level, 0.0) ** 2)
-                effect = known[name] = calibration.effects.get(name, prior)
+                effect = known[name] = calibration.of(name)
             mean[i] += effect[0]
             variance[i] += effect[1]
     return mean, np.sqrt(variance)
