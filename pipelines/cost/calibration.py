@@ -45,9 +45,9 @@ class Calibration:
     """Posterior of the effects of one quantity.
 
     `effects` maps ``level:key`` to (mean, variance); `spreads` maps level to the prior standard
-    deviation; `unseen` what an effect without any measurement adds to it (coefficients were fitted
-    with the seen ones in view); `noise` is the standard deviation of a row around its effects; `evidence` says what
-    it was fitted to.
+    deviation; `unseen` what an effect without any measurement adds to it (the coefficients were
+    fitted with the seen ones in view); `noise` is the standard deviation of a row around its
+    effects; `evidence` says what it was fitted to.
     """
 
     effects: dict[str, tuple[float, float]]
