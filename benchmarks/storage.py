@@ -157,19 +157,19 @@ def objects(megabytes: int, repeats: int) -> None:
     os.environ.update(AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET)
     with tempfile.TemporaryDirectory() as folder, swift(Path(folder) / "swift") as endpoint:
         boto = client(endpoint)
-        boto.create_bucket(Bucket="b")
+        boto.create_bucket(Bucket="bench")
         config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
-        bucket = ObjectBucket(f"s3://b/p?endpoint={endpoint}")
+        bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
         source, target = Path(folder) / "source", Path(folder) / "target"
         source.write_bytes(os.urandom(megabytes << 20))
         sides: dict[str, list[Callable[[], object]]] = {
             "put": [
                 lambda: bucket.upload("ours", source),
-                lambda: boto.upload_file(str(source), "b", "theirs", Config=config),
+                lambda: boto.upload_file(str(source), "bench", "theirs", Config=config),
             ],
             "get": [
                 lambda: bucket.download("ours", target),
-                lambda: boto.download_file("b", "theirs", str(target), Config=config),
+                lambda: boto.download_file("bench", "theirs", str(target), Config=config),
             ],
         }
         for name, (ours, theirs) in sides.items():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +22,14 @@ from components.ingest.encode import (
     unknown_id_of,
 )
 from components.ingest.examples import Example
+from components.ingest.ragged import cut, interleave, list_column, longest_first, surround
 from components.ingest.readers.images import encode_image
 from components.ingest.tags import to_bio2
+from components.ingest.windows import cut_windows
 from components.lib.references import load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-# Share of a window that repeats words scored elsewhere, so that words at a seam keep context.
-OVERLAP_FRACTION = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +102,7 @@ class Encoder:
         starts, lengths = self.pieces.starts[entries], self.pieces.lengths[entries]
         truncated = int((lengths > capacity).sum())
         lengths = np.minimum(lengths, capacity)
-        windows = _windows(counts, lengths, capacity)
+        windows = cut_windows(counts, lengths, capacity)
         word_counts = windows.stop - windows.start
         words = ranges(windows.start, word_counts)
         row_of_word = np.repeat(np.arange(len(word_counts)), word_counts)
@@ -139,7 +137,7 @@ class Encoder:
     def _texts(self, examples: list[Example], first: int) -> Block:
         tokens = text_tokens(self.tokenizer, self.pieces, [e.text for e in examples])
         capacity = self.max_length - self.specials.single_count
-        kept = _cut(tokens, np.minimum(tokens.lengths, capacity))
+        kept = cut(tokens, np.minimum(tokens.lengths, capacity))
         labels = np.fromiter((self.label_ids[e.label] for e in examples), np.int32, len(examples))
         table = pa.table(
             {
@@ -159,14 +157,14 @@ class Encoder:
         capacity = self.max_length - len(s.before) - len(s.between) - len(s.after)
         keep_left, keep_right = longest_first(left.lengths, right.lengths, capacity)
         truncated = int(((keep_left < left.lengths) | (keep_right < right.lengths)).sum())
-        head = surround(_cut(left, keep_left), s.before, s.between)
-        tail = surround(_cut(right, keep_right), (), s.after)
+        head = surround(cut(left, keep_left), s.before, s.between)
+        tail = surround(cut(right, keep_right), (), s.after)
         types = [np.zeros(len(head.flat), np.int8), np.ones(len(tail.flat), np.int8)]
         table = pa.table(
             {
-                "input_ids": list_column(_interleave(head, tail)),
+                "input_ids": list_column(interleave(head, tail)),
                 "token_type_ids": list_column(
-                    _interleave(Tokens(types[0], head.offsets), Tokens(types[1], tail.offsets))
+                    interleave(Tokens(types[0], head.offsets), Tokens(types[1], tail.offsets))
                 ),
                 "label": pa.array([float(e.label) for e in examples], pa.float32()),
                 "group": pa.array([int(e.group) for e in examples], pa.int64()),
@@ -191,12 +189,12 @@ class Encoder:
             np.concatenate([[0], np.cumsum(keep_prompt)]),
         )
         head = surround(tail_of_prompt, self.specials.before, ())
-        tail = surround(_cut(answers, keep_answer), (), end)
+        tail = surround(cut(answers, keep_answer), (), end)
         quiet = Tokens(np.full(len(head.flat), IGNORED_LABEL, np.int32), head.offsets)
         table = pa.table(
             {
-                "input_ids": list_column(_interleave(head, tail)),
-                "labels": list_column(_interleave(quiet, tail)),
+                "input_ids": list_column(interleave(head, tail)),
+                "labels": list_column(interleave(quiet, tail)),
                 "example": pa.array(np.arange(first, first + len(examples))),
             }
         )
@@ -215,86 +213,6 @@ class Encoder:
         return Block(table=table)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
-    """Rows cut from sentences: word ranges [start, stop) with the part that is scored."""
-
-    start: np.ndarray
-    stop: np.ndarray
-    score_start: np.ndarray
-    score_stop: np.ndarray
-    example: np.ndarray
-
-
-def _windows(counts: np.ndarray, lengths: np.ndarray, capacity: int) -> Windows:
-    """Cut sentences of more than `capacity` tokens at word boundaries, overlapping.
-
-    Args:
-        counts: words of each sentence.
-        lengths: tokens of each word, all at most `capacity`.
-    """
-    stops = np.cumsum(counts)
-    starts = stops - counts
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    long = (ends[stops] - ends[starts]) > capacity
-    if not long.any():
-        example = np.arange(len(counts))
-        return Windows(
-            start=starts, stop=stops, score_start=starts, score_stop=stops, example=example
-        )
-    rows: list[tuple[int, int, int, int, int]] = []
-    for example, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        if long[example]:
-            rows += [(*w, example) for w in _slide(start, stop, ends, capacity)]
-        else:
-            rows.append((start, stop, start, stop, example))
-    columns = np.array(rows, np.int64).T
-    return Windows(
-        start=columns[0],
-        stop=columns[1],
-        score_start=columns[2],
-        score_stop=columns[3],
-        example=columns[4],
-    )
-
-
-def _slide(
-    start: int, stop: int, ends: np.ndarray, capacity: int
-) -> list[tuple[int, int, int, int]]:
-    """Return (start, stop, score_start, score_stop) of each window over words [start, stop)."""
-    spans = []
-    at = start
-    overlap = int(capacity * OVERLAP_FRACTION)
-    while True:
-        last = int(np.searchsorted(ends, ends[at] + capacity, side="right")) - 1
-        spans.append((at, min(last, stop)))
-        if last >= stop:
-            break
-        # Step back by `overlap` tokens, yet always forward by at least one word.
-        at = max(at + 1, int(np.searchsorted(ends, ends[last] - overlap, side="left")))
-    # Each seam is scored half by the window before, half by the one after.
-    seams = [(left[1] + right[0] + 1) // 2 for left, right in itertools.pairwise(spans)]
-    bounds = [start, *seams, stop]
-    return [(*span, bounds[n], bounds[n + 1]) for n, span in enumerate(spans)]
-
-
-def longest_first(
-    left: np.ndarray, right: np.ndarray, capacity: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut pairs to `capacity` tokens, taking from the longer one: the same arithmetic as the
-    ``longest_first`` truncation of the tokenizers library."""
-    short, long = np.minimum(left, right), np.maximum(left, right)
-    long = np.where(short > capacity, short, np.maximum(short, capacity - short))
-    both = short + long > capacity
-    short = np.where(both, capacity // 2, short)
-    long = np.where(both, capacity - capacity // 2, long)
-    cut, swapped = left + right > capacity, left > right
-    return (
-        np.where(cut, np.where(swapped, long, short), left),
-        np.where(cut, np.where(swapped, short, long), right),
-    )
-
-
 def end_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the id of the end-of-text token, or nothing when the tokenizer has none."""
     for name in ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]"):
@@ -302,39 +220,3 @@ def end_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
         if token_id is not None:
             return (int(token_id),)
     return ()
-
-
-def _cut(tokens: Tokens, keep: np.ndarray) -> Tokens:
-    """Keep the first `keep` tokens of each row."""
-    if (keep == tokens.lengths).all():
-        return tokens
-    flat = tokens.flat[ranges(tokens.offsets[:-1], keep)]
-    return Tokens(flat, np.concatenate([[0], np.cumsum(keep)]))
-
-
-def surround(tokens: Tokens, before: tuple[int, ...], after: tuple[int, ...]) -> Tokens:
-    """Put fixed values around each row."""
-    lengths = tokens.lengths + len(before) + len(after)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.empty(int(offsets[-1]), tokens.flat.dtype)
-    for position, value in enumerate(before):
-        flat[offsets[:-1] + position] = value
-    flat[ranges(offsets[:-1] + len(before), tokens.lengths)] = tokens.flat
-    for position, value in enumerate(after):
-        flat[offsets[1:] - len(after) + position] = value
-    return Tokens(flat, offsets)
-
-
-def _interleave(head: Tokens, tail: Tokens) -> Tokens:
-    """Join row by row."""
-    offsets = head.offsets + tail.offsets
-    flat = np.empty(int(offsets[-1]), head.flat.dtype)
-    flat[ranges(offsets[:-1], head.lengths)] = head.flat
-    flat[ranges(offsets[:-1] + head.lengths, tail.lengths)] = tail.flat
-    return Tokens(flat, offsets)
-
-
-def list_column(tokens: Tokens) -> Any:
-    """Return an Arrow list column without copying row by row."""
-    offsets = pa.array(tokens.offsets.astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(tokens.flat))

@@ -12,18 +12,17 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.contract import MANIFEST_VERSION, SpecError
 from components.ingest import shards, sources, tags
 from components.ingest.card import dataset_card
 from components.ingest.describe import describe
 from components.ingest.examples import Example
 from components.ingest.formats import read_source
+from components.ingest.manifest import make_manifest
 from components.ingest.redact import redact
 from components.ingest.scan import (
     Scan,
@@ -35,53 +34,15 @@ from components.ingest.scan import (
     scan,
     text_hash,
 )
-from components.lib.dataset import SPLITS
+from components.ingest.settings import Settings
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
 from components.runtime import StepContext
 
-DEFAULT_FRACTION = 0.1
+# Resident memory measured with `benchmarks.storage memory`: the reading process and each encoder.
+READER_BYTES = 192 << 20
+WORKER_BYTES = 320 << 20
+DEFAULT_MEMORY_BYTES = 1 << 30
 CODES = {0: "train", 1: "validation", 2: "test"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The step's arguments with their defaults."""
-
-    task: str
-    name: str
-    model: dict[str, Any]
-    uris: dict[str, str]
-    fractions: dict[str, float]
-    format: str
-    columns: dict[str, Any]
-    max_length: int
-    seed: int
-    redact: bool
-
-    @classmethod
-    def from_arguments(cls, arguments: dict[str, Any]) -> Settings:
-        data = arguments["data"]
-        splits = {name: data.get(name) or {} for name in SPLITS}
-        if not splits["train"].get("uri"):
-            raise SpecError("data.train: needs a uri")
-        uris = {name: str(part["uri"]) for name, part in splits.items() if part.get("uri")}
-        fractions = {
-            name: float(part.get("fraction") or DEFAULT_FRACTION)
-            for name, part in splits.items()
-            if name not in uris
-        }
-        return cls(
-            task=arguments["task"],
-            name=arguments.get("name", "dataset"),
-            model=arguments.get("model") or {"id": "minilm-l6"},
-            uris=uris,
-            fractions=fractions,
-            format=data.get("format") or "auto",
-            columns=data.get("columns") or {},
-            max_length=int(arguments.get("max_length") or 128),
-            seed=int(arguments.get("seed") or 0),
-            redact=bool(data.get("redact")),
-        )
 
 
 def external(arguments: dict[str, Any]) -> Any:
@@ -123,7 +84,7 @@ def run(context: StepContext) -> str:
         work = shards.blocks(_placed(settings, staged, scans, codes))
         entries = _tokenise(context, settings, work, scans, labels, output)
     with context.phase("describe"):
-        manifest = _manifest(settings, staged, scans, labels, scheme, entries)
+        manifest = make_manifest(settings, staged, scans, labels, scheme, entries)
         manifest["statistics"], manifest["warnings"] = describe(scans, codes, redacted)
         _finish(settings, output, manifest)
     _report(context, manifest)
@@ -181,7 +142,7 @@ def _tokenise(
         finished=finished,
     )
     total = sum(found.rows for found in scans.values())
-    workers = len(os.sched_getaffinity(0)) if context.bytes_in > shards.PARALLEL_BYTES else 1
+    workers = _workers(context) if context.bytes_in > shards.PARALLEL_BYTES else 1
     done = 0
 
     def on_block(entry: dict[str, Any]) -> None:
@@ -191,6 +152,13 @@ def _tokenise(
 
     context.workload["processes"] = workers
     return shards.write_shards(work, encoder, workers=workers, on_block=on_block)
+
+
+def _workers(context: StepContext) -> int:
+    """One process a core, as far as the memory that the step asked for carries them."""
+    memory = int(context.requested.get("memory_bytes") or DEFAULT_MEMORY_BYTES)
+    affordable = (memory - READER_BYTES) // WORKER_BYTES
+    return max(1, min(len(os.sched_getaffinity(0)), affordable))
 
 
 def _placed(
@@ -224,57 +192,6 @@ def _divided(
         drawn = draw(np.array(units, np.uint64), settings.fractions, settings.seed)
         for code, example in zip(drawn.tolist(), batch, strict=True):
             yield CODES[code], example
-
-
-def _manifest(
-    settings: Settings,
-    staged: dict[str, sources.Source],
-    scans: dict[str, Scan],
-    labels: list[str],
-    scheme: dict[str, str],
-    entries: list[dict[str, Any]],
-) -> dict[str, Any]:
-    return {
-        "schema_version": MANIFEST_VERSION,
-        "task": settings.task,
-        "name": settings.name,
-        "labels": labels,
-        **scheme,
-        "model_id": str(settings.model.get("id") or settings.model.get("config")),
-        "max_length": settings.max_length,
-        "seed": settings.seed,
-        "splits": {
-            split: _split_entry([e for e in entries if e["split"] == split]) for split in SPLITS
-        },
-        "sources": [
-            {
-                "split": split,
-                "uri": source.uri,
-                "sha256": source.sha256(),
-                "bytes": source.bytes,
-                "rows": scans[split].rows,
-            }
-            for split, source in staged.items()
-        ],
-        "statistics": {},
-        "warnings": [],
-    }
-
-
-def _split_entry(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    histogram: dict[int, int] = {}
-    for entry in entries:
-        for length, count in entry["length_histogram"].items():
-            histogram[int(length)] = histogram.get(int(length), 0) + count
-    keys = ("file", "sha256", "rows", "tokens", "bytes")
-    return {
-        "shards": [{key: entry[key] for key in keys} for entry in entries],
-        **{
-            key: sum(entry[key] for entry in entries)
-            for key in ("rows", "tokens", "words", "examples", "truncated", "bytes")
-        },
-        "length_histogram": {str(length): histogram[length] for length in sorted(histogram)},
-    }
 
 
 def _finish(settings: Settings, output: Path, manifest: dict[str, Any]) -> None:

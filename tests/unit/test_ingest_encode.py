@@ -17,9 +17,10 @@ from tokenizers import (
 )
 
 from components.contract import DataError
-from components.ingest.columns import Encoder, longest_first
+from components.ingest.columns import Encoder
 from components.ingest.encode import splits_on_blanks
 from components.ingest.examples import Example
+from components.ingest.ragged import longest_first
 from components.lib.references import load_tokenizer, resolve_tokenizer_folder
 
 FOLDER = resolve_tokenizer_folder({"id": "minilm-l6"})
