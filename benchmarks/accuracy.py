@@ -190,9 +190,9 @@ def page(document: dict[str, Any]) -> str:
         "residuals without the rows of the GPU or the model; kernel measurements (gemm.csv) of "
         "the GPU stay. Baselines are fitted in-sample on the same rows: the seed formula has one "
         "utilisation per GPU, constant MFU one per kind and precision. What an unseen GPU, "
-        "stack or model adds to an interval was set from these same held-out errors, so overall coverage "
-        "is by construction and only its spread over partitions is evidence; published rows "
-        "elsewhere may fare worse.",
+        "stack or model adds to an interval was set from these same held-out errors, so "
+        "overall coverage is by construction and only its spread over partitions is evidence; "
+        "published rows elsewhere may fare worse.",
         "",
     ]
     for quantity, title in (("time", "Time"), ("memory", "Peak GPU memory")):
