@@ -160,12 +160,16 @@ class Student:
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         weights, name = self.settings.weights, self.material.task.name
-        taught = self.teacher.signals(batch)
+        taught = None
+        if weights.logits or weights.hidden or weights.relations:
+            taught = self.teacher.signals(batch)
         with self.listener.attached():
             said = self.listener.run(name, batch, dtype=self.settings.dtype)
         logits = _as_logits(said.logits, batch, name)
         units = max(_scored(batch, name), 1)
         loss = weights.task * self.material.task.loss(logits, batch) / units
+        if taught is None:
+            return loss
         divergence = distil.soft_loss_sum(said.logits, taught.logits, weights.temperature)
         loss = loss + weights.logits * divergence / len(said.logits)
         if weights.hidden:
@@ -222,7 +226,9 @@ def linear_decay(steps: int, deadline: float | None = None) -> Callable[[int], f
     def factor(done: int) -> float | None:
         progress = done / max(steps, 1)
         if deadline is not None:
-            progress = max(progress, (time.perf_counter() - start) / max(deadline - start, 1e-6))
+            if time.perf_counter() >= deadline:
+                return None
+            progress = max(progress, (time.perf_counter() - start) / (deadline - start))
         return None if progress >= 1 else 1.0 - progress
 
     return factor

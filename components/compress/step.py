@@ -140,8 +140,8 @@ def cut(
         save_model(model, folder, tokenizer=source if text else None, info=dict(written))
     context.metrics.update(
         tuned=tuned[metric], compressed=scores[metric], encoder_parameters=after,
-        removed_share=(before - after) / before, candidates=candidates, latency_table=table.to_json(),
-        teacher_layers=teacher.depth,
+        removed_share=(before - after) / before, candidates=candidates,
+        latency_table=table.to_json(), teacher_layers=teacher.depth,
     )  # fmt: skip
     if not table.measured:
         context.notes.append(f"structures chosen by {table.setting}")

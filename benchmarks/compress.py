@@ -1,0 +1,322 @@
+"""Quality against speed and size: ours and the peers' ways to make a tuned encoder smaller.
+
+    python -m benchmarks.compress ../shared/specs/wnut17.yaml [--torch-pruning FOLDER] \
+        [--points "plain int8,prune50+int8"] [--threads 1 --clock cpu]
+
+Points, all from one tuned model (cached as benchmarks.infer does), all written as our 8-bit graphs
+and run on the same batches, so that only the cuts and how they were repaired differ:
+
+- plain int8: nothing cut;
+- prune<percent>+int8, distill<layers>+int8: ours, by the compress step with the given budget;
+- depth cut: evenly spaced layers, distilled from logits alone (as DistilBERT, Sanh et al. 2019);
+- magnitude: in each layer the heads and neurons of least weight norm, fine-tuned on the labels;
+- torch-pruning one-shot: the package's Taylor importance, without training. Unpack its wheel into a
+  folder of its own and give that folder.
+
+Each point is kept as it is made: a broken-off run goes on where it stopped. The reference of every
+ratio is padded fp32 PyTorch (batch 32, file order) of the tuned model, timed in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks import infer
+from benchmarks import infer_routes as routes
+from components.compress import repair
+from components.compress import step as compress
+from components.compress.importance import Importance
+from components.compress.material import Material, load_material
+from components.lib import attention, distil, pruned
+from components.lib.modelling import load_model, read_info, read_labels, save_model
+from components.lib.runner import CPU_TOKEN_BUDGET
+from components.lib.sequences import plan_batches
+from components.runtime import hardware_here
+from components.storage import Store, Tiers
+
+RESULTS = Path(__file__).parent / "results"
+POINTS = (
+    "plain int8", "prune50+int8", "prune65+int8", "distill3+int8", "depth cut 4", "depth cut 3",
+    "magnitude 50", "torch-pruning one-shot 50",
+)  # fmt: skip
+LABELS_ONLY = repair.Weights(task=1.0, logits=0.0, hidden=0.0)
+LOGITS_ONLY = repair.Weights(task=0.5, logits=0.5, hidden=0.0)
+
+
+def make_point(
+    name: str, spec: dict[str, Any], subject: routes.Subject, args: argparse.Namespace
+) -> Path:
+    """Return the folder of the point's model, made now or before."""
+    folder = args.cache / "points" / f"{subject.name}-{name.replace(' ', '-')}-{args.seed}"
+    if (folder / "made.json").exists() or name == "plain int8":
+        return subject.model if name == "plain int8" else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    start, cpu = time.perf_counter(), time.process_time()
+    facts: dict[str, Any] = {}
+    if name.startswith(("prune", "distill")):
+        facts = ours(name, spec, subject, folder, args)
+    else:
+        peer(name, spec, subject, folder, args)
+    facts |= {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+    (folder / "made.json").write_text(json.dumps(facts, indent=1))
+    return folder
+
+
+def ours(
+    variant: str,
+    spec: dict[str, Any],
+    subject: routes.Subject,
+    folder: Path,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Run the compress step and put its model in `folder`; returns what it reports."""
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(Tiers.under(Path(scratch)))
+        inputs = {
+            "model": store.put_folder(subject.model, kind="model"),
+            "dataset": store.put_folder(subject.dataset, kind="dataset"),
+        }
+        training = {**spec["training"], "global_batch": 32, "precision": "bf16"}
+        arguments = {"task": subject.task, "variant": variant, "target": "cpu", "seed": args.seed,
+                     "training": training, "budget_s": args.budget}  # fmt: skip
+        context = infer.context(store, "compress", arguments, inputs)
+        start = time.perf_counter()
+        made = store.fetch(compress.run(context), Path(scratch) / "made")
+        seconds = time.perf_counter() - start
+        for path in made.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return {"step_s": seconds, "budget_s": args.budget, "phases_s": context.seconds,
+            "metrics": context.metrics}  # fmt: skip
+
+
+def peer(
+    name: str,
+    spec: dict[str, Any],
+    subject: routes.Subject,
+    folder: Path,
+    args: argparse.Namespace,
+) -> None:
+    """Make a peer's model."""
+    model = load_model(subject.model, subject.task, attention=attention.PADDED)
+    material = load_material(
+        subject.dataset, subject.task, subject.model, image_size=0, global_batch=32, seed=args.seed
+    )
+    method, amount = name.rsplit(" ", 1)
+    cut, weights = copy.deepcopy(model), LABELS_ONLY
+    if method == "depth cut":
+        depth, weights = len(pruned.layers_of(model)), LOGITS_ONLY
+        kept = sorted({round((i + 1) * depth / int(amount)) - 1 for i in range(int(amount))})
+        pruned.keep_layers(cut, kept)
+    elif method == "magnitude":
+        by_magnitude(cut, int(amount) / 100)
+    else:
+        by_torch_pruning(cut, material, int(amount) / 100, args.torch_pruning)
+    if method != "torch-pruning one-shot":
+        dtype = repair.compute_dtype("auto")
+        teacher = distil.Teacher(copy.deepcopy(model), subject.task, dtype=dtype, keep_bytes=0)
+        settings = repair.Settings(dtype=dtype, weights=weights)
+        layer_map = list(range(len(pruned.layers_of(cut))))
+        student = repair.Student(cut, teacher, material, settings, layer_map=layer_map)
+        steps = round(spec["training"]["epochs"] * material.steps_per_epoch)
+        student.advance(repair.linear_decay(steps))
+    info = {**read_info(subject.model), "variant": name, "labels": read_labels(subject.model),
+            "pruning": pruned.description(cut)}  # fmt: skip
+    info.pop("parameters")
+    save_model(cut.requires_grad_(True), folder, tokenizer=subject.model, info=info)
+
+
+def by_magnitude(model: torch.nn.Module, share: float) -> None:
+    """Keep in each layer the heads and neurons whose weights are largest."""
+    layout, width = pruned.layout_of(model), pruned.head_width(model)
+    heads, neurons = [], []
+    for layer in pruned.layers_of(model):
+        mixed = layer.get_submodule(layout.mixed).weight.detach().square().sum(0)
+        narrow = layer.get_submodule(layout.narrow).weight.detach().square().sum(0)
+        heads.append(mixed.unflatten(0, (-1, width)).sum(1).double().numpy())
+        neurons.append(narrow.double().numpy())
+    scores = Importance(heads=heads, neurons=neurons)
+    keep = [
+        [np.sort(np.argsort(-s)[: max(1, round(len(s) * (1 - share)))]) for s in part]
+        for part in (scores.heads, scores.neurons)
+    ]
+    pruned.shrink(model, keep[0], keep[1])
+
+
+def by_torch_pruning(
+    model: torch.nn.Module, material: Material, share: float, package: Path
+) -> None:
+    """Let torch-pruning remove heads and neurons (the residual stream keeps its width)."""
+    sys.path.insert(0, str(package))
+    import torch_pruning as tp
+
+    layout = pruned.layout_of(model)
+    layers = pruned.layers_of(model)
+    batches = list(material.batches(material.calibration_rows(256)))
+    model.set_attn_implementation("eager")
+    for batch in batches:
+        material.task.loss(model(**batch.inputs).logits, batch).backward()
+    heads = {
+        layer.get_submodule(name): model.config.num_attention_heads
+        for layer in layers
+        for name in layout.projections
+    }
+    prunable = {*heads, *(layer.get_submodule(name) for layer in layers for name in layout.wide)}
+    ignored = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding | torch.nn.LayerNorm)
+        and module not in prunable
+    ]
+    example = {"input_ids": batches[0].inputs["input_ids"][:2]}
+    pruner = tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.GroupTaylorImportance(),
+        global_pruning=False,
+        pruning_ratio=share,
+        num_heads=heads,
+        prune_num_heads=True,
+        prune_head_dims=False,
+        head_pruning_ratio=share,
+        ignored_layers=ignored,
+        output_transform=lambda output: output.logits.sum(),
+    )
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    model.set_attn_implementation(attention.PADDED)
+
+
+def measure(
+    spec: dict[str, Any], subject: routes.Subject, args: argparse.Namespace, work: Path
+) -> dict[str, Any]:
+    """Make, time and score all points of one data set."""
+    reference = routes.torch_route(subject, args.threads, compiled=False)
+    made, folders = [reference], {}
+    torch.set_num_threads(args.threads)
+    for name in args.points:
+        folders[name] = make_point(name, spec, subject, args)
+        print(f"made {name}", flush=True)
+        work_here = work / name.replace(" ", "-")
+        work_here.mkdir(parents=True)
+        graphs = routes.our_graphs(replace(subject, model=folders[name]), work_here)
+        made.append(
+            routes.session_route(name, graphs["int8"], args.threads, peer=False, side_by_side=True)
+        )
+    quality: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
+    for split_name, scores in quality.items():
+        split = subject.split(split_name)
+        plan = plan_batches(split.lengths, token_budget=CPU_TOKEN_BUDGET)
+        feeds = subject.feeds(split, plan)
+        for route in made:
+            scores[route.name] = routes.score(subject, split, route.run(feeds), plan)
+    split = subject.split("test")
+    rows = np.arange(min(split.rows, args.rows))
+    padded = [rows[i : i + 32] for i in range(0, len(rows), 32)]
+    feeds = {
+        "padded": subject.feeds(split, padded),
+        "bucketed": subject.feeds(
+            split, plan_batches(split.lengths[: len(rows)], token_budget=CPU_TOKEN_BUDGET)
+        ),
+        "single": subject.feeds(split, [rows[i : i + 1] for i in range(0, len(rows), 25)]),
+    }
+    times = infer.rounds(made, feeds, args.rounds, args.clock)
+    points = [
+        point(route, reference, times, quality, folders.get(route.name), len(rows), args)
+        for route in made
+    ]
+    return {"task": subject.task, "rows_timed": len(rows), "threads": args.threads,
+            "clock": args.clock, "rounds": args.rounds, "seed": args.seed,
+            "points": points}  # fmt: skip
+
+
+def point(
+    route: routes.Route,
+    reference: routes.Route,
+    times: dict[str, Any],
+    quality: dict[str, dict[str, float]],
+    folder: Path | None,
+    rows: int,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """One row of the curve."""
+    own, base = times[route.name], times[reference.name]
+    seconds = float(np.median(own["bucketed"]))
+    facts = folder / "made.json" if folder else Path("none")
+    parameters = read_info(folder)["parameters"] if folder else None
+    return {
+        "point": route.name,
+        "against_padded_pytorch": infer.median_ratio(base["padded"], own["bucketed"]),
+        "single_p50_ms": float(np.median(own["single"])) * 1e3,
+        "sequences_per_s": rows / seconds,
+        "usd_per_million": args.usd_per_hour and args.usd_per_hour / 3600 * seconds / rows * 1e6,
+        "size_bytes": route.size_bytes,
+        "size_share": route.size_bytes / reference.size_bytes,
+        "parameters": parameters,
+        "quality_validation": quality["validation"][route.name],
+        "quality_test": quality["test"][route.name],
+        "lost_validation": quality["validation"][reference.name]
+        - quality["validation"][route.name],
+        "lost_test": quality["test"][reference.name] - quality["test"][route.name],
+        "made": json.loads(facts.read_text()) if facts.exists() else None,
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    print(f"{'point':<28}{'x padded':>9}{'p50 ms':>8}{'size':>7}{'val':>8}{'lost':>8}"
+          f"{'test':>8}{'lost':>8}")  # fmt: skip
+    for row in found["points"]:
+        print(f"{row['point']:<28}{row['against_padded_pytorch']:>9.2f}"
+              f"{row['single_p50_ms']:>8.2f}{row['size_share']:>7.1%}"
+              f"{row['quality_validation']:>8.4f}{row['lost_validation']:>8.4f}"
+              f"{row['quality_test']:>8.4f}{row['lost_test']:>8.4f}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("specs", nargs="+", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "suanli-bench")
+    parser.add_argument("--points", type=lambda text: text.split(","), default=list(POINTS))
+    parser.add_argument("--budget", type=float, default=None, help="seconds of each of our points")
+    parser.add_argument("--torch-pruning", type=Path, help="folder with the unpacked package")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=sorted(infer.CLOCKS), default="wall")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=600, help="most test rows that are timed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--usd-per-hour", type=float)
+    args = parser.parse_args()
+    if args.torch_pruning is None:
+        args.points = [name for name in args.points if not name.startswith("torch-pruning")]
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"compress-{date.today().isoformat()}.json"
+    for spec_path in args.specs:
+        subject = infer.tuned(spec_path, args.cache)
+        with tempfile.TemporaryDirectory() as folder:
+            spec = yaml.safe_load(spec_path.read_text())
+            found = measure(spec, subject, args, Path(folder))
+        show(found)
+        known = json.loads(path.read_text())["results"] if path.exists() else {}
+        name = f"{subject.name}, seed {args.seed}, {args.threads} threads, {args.clock}"
+        document = {
+            "date": date.today().isoformat(),
+            "hardware": asdict(hardware_here()),
+            "results": {**known, name: found},
+        }
+        path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
