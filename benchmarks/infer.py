@@ -10,8 +10,10 @@ them in turn, round after round, so that whatever else the machine does hits all
 - same batches: our length-bucketed batches, given to every route;
 - single: one request at a time.
 
-Ratios are medians over rounds of the reference's time over the route's, within a round. Results go
-to benchmarks/results/infer-<date>.json with the hardware.
+On a machine that others use too, wall time says little: `--threads 1 --clock cpu` compares the CPU
+seconds that the routes take on one thread. Ratios are medians over rounds of the reference's time
+over the route's, within a round. Results go to benchmarks/results/infer-<date>.json with the
+hardware.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from components.train import step as train
 RESULTS = Path(__file__).parent / "results"
 PADDED_BATCH = 32
 SINGLE_REQUESTS = 60
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def tuned(spec_path: Path, cache: Path) -> routes.Subject:
@@ -75,11 +78,12 @@ def context(store: Store, kind: str, arguments: dict[str, Any], inputs: Any) -> 
 
 
 def all_routes(
-    subject: routes.Subject, folder: Path, threads: int, olive: Path | None, compiled: bool
+    subject: routes.Subject, folder: Path, args: argparse.Namespace
 ) -> tuple[list[routes.Route], dict[str, str]]:
     """Make every route; returns them and why others are missing."""
+    threads, olive = args.threads, args.olive
     made, missing = [routes.torch_route(subject, threads, compiled=False)], {}
-    if compiled:
+    if args.compile:
         made.append(routes.torch_route(subject, threads, compiled=True))
     makers = {
         "onnxruntime stock": lambda: routes.stock_graphs(subject, folder),
@@ -87,6 +91,8 @@ def all_routes(
         "olive": lambda: {"int8": routes.olive_graph(subject, folder, olive)} if olive else {},
     }
     for name, make in makers.items():
+        if args.only and name not in args.only:
+            continue
         try:
             for kind, path in make().items():
                 made.append(routes.session_route(f"{name} {kind}", path, threads, peer=True))
@@ -99,10 +105,12 @@ def all_routes(
     return made, missing
 
 
-def timed(run: routes.Run, feeds: Sequence[routes.Feed]) -> float:
-    start = time.perf_counter()
+def timed(run: routes.Run, feeds: Sequence[routes.Feed], clock: str) -> float:
+    """Return wall seconds, or the CPU seconds of this process."""
+    now = CLOCKS[clock]
+    start = now()
     run(feeds)
-    return time.perf_counter() - start
+    return now() - start
 
 
 def measure(subject: routes.Subject, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -118,7 +126,7 @@ def measure(subject: routes.Subject, args: argparse.Namespace, folder: Path) -> 
         "bucketed": subject.feeds(split, bucketed),
         "single": subject.feeds(split, [chosen[i : i + 1] for i in range(len(chosen))]),
     }
-    made, missing = all_routes(subject, folder, args.threads, args.olive, args.compile)
+    made, missing = all_routes(subject, folder, args)
     quality, outputs = {}, {}
     whole = plan_batches(split.lengths, token_budget=CPU_TOKEN_BUDGET)
     for route in made:  # warms up every shape, too
@@ -126,7 +134,7 @@ def measure(subject: routes.Subject, args: argparse.Namespace, folder: Path) -> 
         quality[route.name] = routes.score(subject, split, outputs[route.name], whole)
     reference = made[0]
     reference.run(feeds["padded"][:2])
-    times = rounds(made, feeds, args.rounds)
+    times = rounds(made, feeds, args.rounds, args.clock)
     return {
         "task": subject.task,
         "test_rows": split.rows,
@@ -135,6 +143,9 @@ def measure(subject: routes.Subject, args: argparse.Namespace, folder: Path) -> 
         "padded_ratio": ratio_of(feeds["padded"]),
         "bucketed_ratio": ratio_of(feeds["bucketed"]),
         "missing": missing,
+        "threads": args.threads,
+        "clock": args.clock,
+        "rounds": args.rounds,
         "routes": table(made, times, quality, most),
     }
 
@@ -147,7 +158,7 @@ def ratio_of(feeds: list[routes.Feed]) -> float:
 
 
 def rounds(
-    made: list[routes.Route], feeds: dict[str, list[routes.Feed]], count: int
+    made: list[routes.Route], feeds: dict[str, list[routes.Feed]], count: int, clock: str
 ) -> dict[str, dict[str, list[float]]]:
     """Time all routes in turn, `count` times; the order turns around from round to round."""
     times: dict[str, dict[str, list[float]]] = {
@@ -155,10 +166,10 @@ def rounds(
     }
     times[made[0].name]["padded"] = []
     for number in range(count):
-        times[made[0].name]["padded"].append(timed(made[0].run, feeds["padded"]))
+        times[made[0].name]["padded"].append(timed(made[0].run, feeds["padded"], clock))
         for route in made if number % 2 else reversed(made):
-            times[route.name]["bucketed"].append(timed(route.run, feeds["bucketed"]))
-            singles = [timed(route.run, [feed]) for feed in feeds["single"]]
+            times[route.name]["bucketed"].append(timed(route.run, feeds["bucketed"], clock))
+            singles = [timed(route.run, [feed], clock) for feed in feeds["single"]]
             times[route.name]["single"].append(float(np.median(singles)))
     return times
 
@@ -217,8 +228,15 @@ def main() -> None:
     parser.add_argument("specs", nargs="+", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "suanli-bench")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock",
+        choices=sorted(CLOCKS),
+        default="wall",
+        help="cpu: CPU seconds, for a machine that others use too (with --threads 1)",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1000, help="most test rows that are timed")
+    parser.add_argument("--only", nargs="*", help="peers to make beside PyTorch (default: all)")
     parser.add_argument("--olive", type=Path, help="python of an environment with olive-ai")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     args = parser.parse_args()
@@ -226,16 +244,16 @@ def main() -> None:
     for spec in args.specs:
         subject = tuned(spec, args.cache)
         with tempfile.TemporaryDirectory() as folder:
-            results[subject.name] = measure(subject, args, Path(folder))
-        show(subject.name, results[subject.name])
+            results[f"{subject.name}, {args.threads} threads, {args.clock}"] = found = measure(
+                subject, args, Path(folder)
+            )
+        show(subject.name, found)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"infer-{date.today().isoformat()}.json"
     known = json.loads(path.read_text())["results"] if path.exists() else {}
     document = {
         "date": date.today().isoformat(),
         "hardware": asdict(hardware_here()),
-        "threads": args.threads,
-        "rounds": args.rounds,
         "results": {**known, **results},
     }
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from components.contract import IGNORED_LABEL
-from components.export import encoder, parity, quantise, torchscript
+from components.export import encoder, parity, quantise, smooth, torchscript
 from components.lib import calibrate, fusion, onnx_graph
 from components.lib.dataset import Split, load_split, read_manifest
 from components.lib.modelling import load_model
@@ -125,12 +125,14 @@ def our_graphs(subject: Subject, folder: Path) -> dict[str, Path]:
     graph = encoder.build(model, subject.task, subject.max_length)
     train = subject.split("train")
     rows = calibrate.calibration_rows(train.lengths)
-    feeds = subject.feeds(train, np.array_split(np.sort(rows), 16))
-    ranges = calibrate.ranges(graph, quantise.activations(graph), feeds)
+    rows = rows[np.argsort(train.lengths[rows], kind="stable")]
+    feeds = subject.feeds(train, np.array_split(rows, 16))
+    even = smooth.smooth(graph, calibrate.observe(graph, quantise.activations(graph), feeds))
+    ranges = calibrate.ranges(even, quantise.activations(even), feeds)
     made = {
         "fp32": graph,
-        "int8": quantise.int8(graph),
-        "int8-static": quantise.int8(graph, ranges),
+        "int8": quantise.int8(even),
+        "int8-static": quantise.int8(even, ranges),
     }
     paths = {}
     for name, value in made.items():

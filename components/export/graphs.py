@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from components.contract import DataError, SpecError
-from components.export import encoder, quantise, torchscript
+from components.export import encoder, quantise, smooth, torchscript
 from components.export.job import Job, training_feeds
 from components.lib import calibrate, fusion, onnx_graph
 
@@ -81,17 +82,27 @@ def reduce_precision(job: Job, graph: Path, level: str) -> Path:
             fusion.to_half(graph, target)
         case "fp16":
             onnx_graph.save(quantise.half_weights(onnx_graph.load(graph)), target)
-        case "int8":
-            onnx_graph.save(quantise.int8(onnx_graph.load(graph)), target)
-        case "int8-static":
-            model = onnx_graph.load(graph)
-            ranges = calibrate.ranges(model, quantise.activations(model), training_feeds(job))
-            onnx_graph.save(quantise.int8(model, ranges), target)
+        case "int8" | "int8-static":
+            static = job.precision == "int8-static"
+            onnx_graph.save(eight_bits(job, onnx_graph.load(graph), static=static), target)
         case "int4":
             quantise.int4_weights(graph, target)
         case _:
             raise DataError(f"precision {job.precision!r} is unknown")
     return target
+
+
+def eight_bits(job: Job, model: Any, *, static: bool) -> Any:
+    """Even out channels with outliers, then quantise; figures come from training rows only.
+
+    Raises:
+        DataError: static ranges are wanted and there are no training rows.
+    """
+    feeds = training_feeds(job, needed=static)
+    if feeds:
+        model = smooth.smooth(model, calibrate.observe(model, quantise.activations(model), feeds))
+    ranges = calibrate.ranges(model, quantise.activations(model), feeds) if static else None
+    return quantise.int8(model, ranges)
 
 
 def write_packed(job: Job, path: Path) -> None:

@@ -54,13 +54,15 @@ def real_feeds(dataset: Path, pad: int, task: str, model: Any) -> list[dict[str,
     return feeds_of(split, parity.sample_rows(split.lengths), pad, task, model)
 
 
-def training_feeds(job: Job) -> list[dict[str, np.ndarray]]:
+def training_feeds(job: Job, *, needed: bool) -> list[dict[str, np.ndarray]]:
     """Return padded batches of training rows, never of rows that anything is scored on.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none and they are `needed`.
     """
     split = load_split(job.dataset, "train")
+    if not split.rows and not needed:
+        return []
     rows = calibrate.calibration_rows(split.lengths)
     rows = rows[np.argsort(split.lengths[rows], kind="stable")]
     batches = np.array_split(rows, -(-len(rows) // CALIBRATION_BATCH))

@@ -35,12 +35,17 @@ def calibration_rows(lengths: NDArray[Any], seed: int = 0) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What one activation was seen to hold: its clipped range, and the largest magnitude of each
-    of its channels (its last axis)."""
+    """What one activation was seen to hold.
+
+    `low` and `high` are its clipped range; `lows`, `highs` and `power` (mean square) are of each
+    channel, which is an entry of its last axis.
+    """
 
     low: float
     high: float
-    channels: NDArray[Any]
+    lows: NDArray[Any]
+    highs: NDArray[Any]
+    power: NDArray[Any]
 
 
 def observe(
@@ -75,8 +80,16 @@ def observe(
             if mask is not None and value.ndim == 3 and value.shape[:2] == mask.shape:
                 real = value[mask.astype(bool)]
             low, high = np.quantile(real, [CLIPPED_SHARE, 1 - CLIPPED_SHARE])
-            channels = np.abs(real.reshape(-1, real.shape[-1])).max(axis=0)
-            seen[name].append(Observed(low=float(low), high=float(high), channels=channels))
+            rows = real.reshape(-1, real.shape[-1])
+            seen[name].append(
+                Observed(
+                    low=float(low),
+                    high=float(high),
+                    lows=rows.min(axis=0),
+                    highs=rows.max(axis=0),
+                    power=np.mean(np.square(rows, dtype=np.float64), axis=0),
+                )
+            )
     return {name: _joined(parts) for name, parts in seen.items()}
 
 
@@ -84,7 +97,9 @@ def _joined(parts: list[Observed]) -> Observed:
     return Observed(
         low=min(part.low for part in parts),
         high=max(part.high for part in parts),
-        channels=np.max([part.channels for part in parts], axis=0),
+        lows=np.min([part.lows for part in parts], axis=0),
+        highs=np.max([part.highs for part in parts], axis=0),
+        power=np.mean([part.power for part in parts], axis=0),
     )
 
 
