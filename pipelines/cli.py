@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     _add_output_modes(report)
 
     cli_report.add_commands(commands, _command, _write_text)
-    cli_tools.add_commands(commands, _command)
+    cli_tools.add_commands(commands, _command, _write_text)
 
     schema = _command(commands, "schema", _schema, "print a JSON Schema")
     schema.add_argument("noun", nargs="?", default="spec", help="default: spec; `list` names all")

@@ -1,4 +1,4 @@
-"""The commands that tend what runs leave and plans need: tier and catalog."""
+"""The commands that tend what runs leave and plans need: tier, catalog and calibrate."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ MIB = 1 << 20
 STALE_DAYS = 180
 
 
-def add_commands(commands: Any, command: AddCommand) -> None:
-    """Add the two commands to the command line's parser."""
+def add_commands(
+    commands: Any, command: AddCommand, write_text: Callable[[Path, str], None]
+) -> None:
+    """Add the three commands to the command line's parser."""
+    _add_calibrate(commands, command, write_text)
     _add_tier(commands, command)
     _add_catalog(commands, command)
 
@@ -182,6 +185,41 @@ def _catalog_check(arguments: argparse.Namespace) -> int:
     print(
         f"{len(catalog.instances)} instances, {unpriced} without a price; hash {catalog.hash[:12]}"
     )
+    return 0
+
+
+# -- calibrate -----------------------------------------------------------------------------------
+
+
+def _add_calibrate(
+    commands: Any, command: AddCommand, write_text: Callable[[Path, str], None]
+) -> None:
+    calibrate = command(
+        commands,
+        "calibrate",
+        lambda arguments: _calibrate(arguments, write_text),
+        "refit the cost model from receipts, into a file for review",
+    )
+    calibrate.add_argument("rundirs", type=Path, nargs="+", metavar="RUNDIR")
+    calibrate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+
+
+def _calibrate(arguments: argparse.Namespace, write_text: Callable[[Path, str], None]) -> int:
+    import yaml
+
+    from pipelines.learn import learn
+
+    lesson = learn(arguments.rundirs)
+    document = {**lesson.calibration.to_json(), "errors": lesson.errors}
+    write_text(arguments.output, yaml.safe_dump(document, sort_keys=True))
+    _print_table(
+        ("step", "median error before", "after"),
+        [
+            (kind, f"{100 * e['before_median']:.0f} %", f"{100 * e['after_median']:.0f} %")
+            for kind, e in lesson.errors.items()
+        ],
+    )
+    print(f"{lesson.rows} measured steps; use it with --calibration {arguments.output}")
     return 0
 
 

@@ -17,6 +17,7 @@ from pipelines.cost.estimate import Alternative, Estimate
 from pipelines.cost.first_order import first_order
 from pipelines.cost.here import machine_here
 from pipelines.cost.job import Job
+from pipelines.cost.learnt import adjusted, device_of, step_effects
 from pipelines.cost.machine import machine_of_here
 from pipelines.cost.requests import node_selector, resources, timeout, tolerations
 from pipelines.cost.storage import storage_rows
@@ -59,16 +60,17 @@ def decide(
         "observations": int(calibration.evidence.get("observations", 0)) if calibration else 0,
     }
     if here:
-        return _here(job, prices, learnt, cache_dir)
+        return _here(job, prices, learnt, cache_dir, calibration)
     return _cloud(job, catalog, prices, learnt, calibration)
 
 
 def _here(
-    job: Job, prices: dict[str, Any], learnt: dict[str, Any], cache_dir: Path | None
-) -> Decision:
+    job: Job, prices: dict[str, Any], learnt: dict[str, Any], cache_dir: Path | None,
+    calibration: Calibration | None,
+) -> Decision:  # fmt: skip
     machine = machine_of_here(machine_here(cache_dir))
     way, others = decide_here(job, machine)
-    steps = plan_steps(job, way, {})
+    steps, learnt["factors"] = plan_steps(job, way, {}, calibration)
     usd = _money(steps)
     check_limits(job, sum(s["seconds"].value for s in steps), None if usd is None else usd.value)
     batch = cpu_step_time(job, machine, way.training.precision)
@@ -93,7 +95,9 @@ def _cloud(
     calibration: Calibration | None,
 ) -> Decision:
     found = decide_cloud(job, catalog, calibration)
-    steps = plan_steps(job, found.way, overheads(found, step_names(job.variants)))
+    steps, learnt["factors"] = plan_steps(
+        job, found.way, overheads(found, step_names(job.variants)), calibration
+    )
     steps = _share_money(steps, found)
     cloud = found.way.light.instance.cloud if found.way.light.instance else "own"
     return Decision(
@@ -148,24 +152,37 @@ def step_names(variants: tuple[str, ...]) -> list[tuple[str, str, str | None]]:
     return [*names, *((kind, kind, None) for kind in ("select", "publish", "report"))]
 
 
-def plan_steps(job: Job, way: Way, waits: dict[str, float]) -> tuple[dict[str, Any], ...]:
-    """Return every step as the keyword arguments of `StepPlan`.
+def plan_steps(
+    job: Job, way: Way, waits: dict[str, float], calibration: Calibration | None
+) -> tuple[tuple[dict[str, Any], ...], dict[str, float]]:
+    """Return every step as the keyword arguments of `StepPlan`, and what calibration multiplied
+    their seconds by.
 
     Args:
         waits: seconds that a step waits for its node and pod, by task name.
     """
-    return tuple(
-        _step(job, way, *name, waits=waits.get(name[0], 0.0)) for name in step_names(job.variants)
-    )
+    steps, factors = [], {}
+    for name, kind, variant in step_names(job.variants):
+        step, factor = _step(
+            job, way, name, kind, variant, waits=waits.get(name, 0.0), calibration=calibration
+        )
+        steps.append(step)
+        if factor != 1.0:
+            factors[name] = factor
+    return tuple(steps), factors
 
 
 def _step(
-    job: Job, way: Way, name: str, kind: str, variant: str | None, *, waits: float
-) -> dict[str, Any]:
+    job: Job, way: Way, name: str, kind: str, variant: str | None, *, waits: float,
+    calibration: Calibration | None,
+) -> tuple[dict[str, Any], float]:  # fmt: skip
     training = way.training
     on_train = kind == "train"
     place = training.placement if on_train else way.serving if kind in SERVING_KINDS else way.light
     found = training.cost if on_train else step_cost(job, place.machine, kind, variant or "fp32")
+    precision = training.precision if on_train else variant or "any"
+    effects = step_effects(kind, device_of(place.name), precision)
+    found, factor = adjusted(found, calibration, effects)
     seconds = Estimate.sum(
         [found.seconds, Estimate(value=waits, low=0.7 * waits, high=1.4 * waits)]
     )
@@ -173,7 +190,7 @@ def _step(
     gpus = training.gpus if on_train else int(bool(place.instance and place.instance.gpu))
     processes = training.processes if on_train else 1
     nodes = training.nodes if on_train else 1
-    return {
+    step = {
         "step": name,
         "kind": kind,
         "node": place.name,
@@ -193,6 +210,7 @@ def _step(
         "arguments": step_arguments(job, way, kind, variant),
         "why": training.why if on_train else _why(place),
     }
+    return step, factor
 
 
 def _usd(seconds: Estimate, place: Placement, nodes: int) -> Estimate | None:

@@ -1,0 +1,112 @@
+"""`suanli calibrate`: learn from receipts what the cost model got wrong, as a file for review."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.contract import DataError, SpecError, StepReport
+from components.storage import Store, Tiers
+from pipelines.cost.calibration import (
+    Calibration,
+    Observation,
+    error_before_after,
+    fit_residuals,
+)
+from pipelines.cost.learnt import device_of, step_effects
+from pipelines.plan import Plan, plan_from_json
+
+# Steps shorter than this are start-up noise.
+LEAST_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """A calibration and what it changes: `errors` maps kind to error_before_after's figures."""
+
+    calibration: Calibration
+    errors: dict[str, dict[str, float]]
+    rows: int
+
+
+def learn(folders: Iterable[Path]) -> Lesson:
+    """Fit a calibration to the receipts of the runs in `folders`.
+
+    Raises:
+        SpecError: a folder is not a run's folder.
+        DataError: the runs hold no step that was measured.
+    """
+    found: list[tuple[str, Observation]] = []
+    seen: set[str] = set()
+    names = []
+    for folder in folders:
+        found += list(observations(folder, seen))
+        names.append(folder.name)
+    if not found:
+        raise DataError(
+            "no measured step in these runs: cached steps are not evidence",
+            remedy="give folders of finished runs that did the work themselves",
+        )
+    rows = [observation for _, observation in found]
+    calibration = fit_residuals(rows, evidence={"observations": len(rows), "runs": names})
+    errors = {
+        kind: error_before_after([o for k, o in found if k == kind], calibration)
+        for kind in sorted({kind for kind, _ in found})
+    }
+    errors["all"] = error_before_after(rows, calibration)
+    return Lesson(calibration=calibration, errors=errors, rows=len(rows))
+
+
+def observations(folder: Path, seen: set[str]) -> Iterable[tuple[str, Observation]]:
+    """Yield (kind, observation) of every step that the run in `folder` did itself; `seen` holds
+    fingerprints that count already (the same work in two receipts is one measurement)."""
+    plan, reports = _run(folder)
+    factors = plan.calibration.get("factors", {})
+    for report in reports:
+        predicted = _predicted(plan, report.step)
+        measured = report.seconds.get("total", 0.0)
+        counts = not report.cached and report.fingerprint not in seen
+        if predicted is None or not counts or measured < LEAST_SECONDS:
+            continue
+        seen.add(report.fingerprint)
+        step = plan.step(report.step)
+        effects = step_effects(
+            report.kind, device_of(step.node, report.hardware), precision_of(step.arguments)
+        )
+        plain = predicted / factors.get(report.step, 1.0)
+        yield (
+            report.kind,
+            Observation(effects=effects, log_ratio=math.log(measured / plain), weight=1.0),
+        )
+
+
+def precision_of(arguments: dict[str, Any]) -> str:
+    """Return the precision that a step's arguments ask for, or its variant's name."""
+    training = arguments.get("training") or {}
+    return str(arguments.get("variant") or training.get("precision") or "any")
+
+
+def _predicted(plan: Plan, name: str) -> float | None:
+    try:
+        seconds = plan.step(name).seconds.value
+    except KeyError:
+        return None
+    return seconds if seconds > 0 else None
+
+
+def _run(folder: Path) -> tuple[Plan, list[StepReport]]:
+    try:
+        state = json.loads((folder / "run.json").read_text())
+        plan = plan_from_json(json.loads((folder / "plan.json").read_text()))
+        store = Store(Tiers.from_json(state["tiers"]))
+        keys = list(store.list_json(f"runs/{state['run_id']}/steps"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(
+            f"{folder}: not the folder of a run: {error}",
+            remedy="give <workdir>/<name>/<run-id>, which holds run.json and plan.json",
+        ) from None
+    return plan, [StepReport.from_json(store.get_json(key) or {}) for key in keys]

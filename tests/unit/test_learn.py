@@ -1,0 +1,113 @@
+"""A run's receipt corrects the next prediction, and only where it has evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.contract import DataError, Hardware, SpecError, StepReport
+from components.storage import Store, Tiers
+from pipelines.cost.calibration import Calibration
+from pipelines.cost.chain import StepCost
+from pipelines.cost.estimate import Estimate
+from pipelines.cost.learnt import adjusted, device_of, step_effects
+from pipelines.learn import learn
+from tests.plans import sample_plan
+from tests.support import suanli
+
+HARDWARE = Hardware(cpu_model="Test CPU", cpu_count=2, memory_bytes=1 << 34)
+
+
+def report(step: str, seconds: float, *, cached: bool = False, fingerprint: str = "") -> StepReport:
+    return StepReport(
+        step=step, kind=step.split("-")[0], fingerprint=fingerprint or step, plan_hash="p",
+        output="u", cached=cached, started_at="2026-01-01T00:00:00+00:00",
+        seconds={"total": seconds}, workload={}, requested={}, hardware=HARDWARE, bytes_in=0,
+        bytes_out=0, peak_memory_bytes=1, peak_gpu_memory_bytes=None, energy_joules=None,
+        metrics={}, series={}, notes=[],
+    )  # fmt: skip
+
+
+def finished_run(folder: Path, times: float, **factors: Any) -> Path:
+    """A run of the sample plan on this machine whose steps took `times` as long as predicted."""
+    plan = sample_plan()
+    here = tuple(replace(step, node="here") for step in plan.steps)
+    plan = replace(plan, steps=here, calibration={"factors": factors})
+    run = folder / "run-1"
+    run.mkdir(parents=True)
+    tiers = Tiers.under(folder / "store")
+    store = Store(tiers)
+    for step in plan.steps:
+        done = report(step.step, step.seconds.value * times)
+        store.put_json(f"runs/run-1/steps/{step.step}.json", done.to_json())
+    (run / "plan.json").write_text(json.dumps(plan.to_json()))
+    (run / "run.json").write_text(json.dumps({"run_id": "run-1", "tiers": tiers.to_json()}))
+    return run
+
+
+def cost(seconds: float) -> StepCost:
+    one = Estimate(value=1.0, low=0.5, high=2.0)
+    return StepCost(seconds=Estimate.of(seconds, 2.0), memory_bytes=one, disk_bytes=0.0)
+
+
+def test_twice_as_slow_is_learnt(tmp_path: Path) -> None:
+    lesson = learn([finished_run(tmp_path, 2.0)])
+    assert lesson.errors["all"]["before_median"] == pytest.approx(0.5, abs=0.01)
+    assert lesson.errors["all"]["after_median"] < 0.05
+    effects = step_effects("train", device_of("here", HARDWARE), "bf16")
+    better, factor = adjusted(cost(100.0), lesson.calibration, effects)
+    assert factor == pytest.approx(2.0, rel=0.05)
+    assert better.seconds.value == pytest.approx(200.0, rel=0.05)
+    assert better.seconds.high / better.seconds.low < 4.0  # narrower than before
+
+
+def test_another_machine_learns_nothing(tmp_path: Path) -> None:
+    lesson = learn([finished_run(tmp_path, 2.0)])
+    same, factor = adjusted(
+        cost(100.0), lesson.calibration, step_effects("train", "g5.xlarge", "bf16")
+    )
+    assert factor == 1.0
+    assert same == cost(100.0)
+
+
+def test_a_calibrated_plan_is_not_learnt_twice(tmp_path: Path) -> None:
+    """The plan's figures hold a factor of 2 already; its steps took what it said."""
+    names = {step.step: 2.0 for step in sample_plan().steps}
+    lesson = learn([finished_run(tmp_path, 1.0, **names)])
+    effects = step_effects("train", device_of("here", HARDWARE), "bf16")
+    assert adjusted(cost(1.0), lesson.calibration, effects)[1] == pytest.approx(2.0, rel=0.05)
+
+
+def test_cached_and_repeated_steps_are_no_evidence(tmp_path: Path) -> None:
+    first = finished_run(tmp_path, 2.0)
+    once = learn([first]).rows
+    assert learn([first, first]).rows == once
+    store = Store(Tiers.under(tmp_path / "store"))
+    for key in list(store.list_json("runs/run-1/steps")):
+        store.put_json(key, {**store.get_json(key), "cached": True})
+    with pytest.raises(DataError, match="cached"):
+        learn([first])
+
+
+def test_the_file_round_trips_through_the_command_line(tmp_path: Path) -> None:
+    output = tmp_path / "calibration.yaml"
+    done = suanli("calibrate", finished_run(tmp_path, 1.5), "-o", output)
+    assert done.returncode == 0, done.stderr
+    assert "median error before" in done.stdout
+    document = yaml.safe_load(output.read_text())
+    again = Calibration.from_json(document)
+    assert again.evidence["runs"] == ["run-1"]
+    assert document["errors"]["all"]["after_median"] < document["errors"]["all"]["before_median"]
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="not the folder of a run"):
+        learn([tmp_path])
+    done = suanli("calibrate", tmp_path, "-o", tmp_path / "c.yaml")
+    assert done.returncode == 2
+    assert not (tmp_path / "c.yaml").exists()
