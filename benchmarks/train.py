@@ -27,6 +27,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 RATE = 1.1e-4
 BATCH = 32
+PACKING = "auto"
 DATA: dict[str, dict[str, Any]] = {
     "wnut17": {
         "task": "token-classification",
@@ -68,8 +69,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--systems", nargs="*", default=["ours", "best", "example"])
+    parser.add_argument("--packing", default="auto", help="layout of our batches")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    global PACKING
+    PACKING = options.packing
     if options.child:
         trainer_child(json.loads(options.child))
         return
@@ -166,7 +170,7 @@ def ours(
         task=DATA[name]["task"], model={"id": "minilm-l6"}, dataset=str(folder),
         checkpoints=str(out / "checkpoints"), output=str(out / "model"), epochs=epochs,
         global_batch=BATCH, micro_batch=BATCH, precision=precision, learning_rate=RATE, seed=seed,
-        stop_after_steps=steps, checkpoint_interval_s=10.0,
+        stop_after_steps=steps, checkpoint_interval_s=10.0, packing=PACKING,
     )  # fmt: skip
     job.write(out / "job.json")
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +53,8 @@ class History:
         return history
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return the fields as JSON, copied: a checkpoint is written while training goes on."""
+        return copy.deepcopy({name: getattr(self, name) for name in self.__slots__})
 
     def advance(self, loss: float, rate: float) -> None:
         """Count one optimiser step."""
