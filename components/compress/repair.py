@@ -6,6 +6,7 @@ The same batches, optimiser and bf16 copy as the train step's; embeddings stay a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -18,7 +19,7 @@ import torch
 
 from components.compress.material import Material
 from components.contract import MAIN_METRIC, StepError
-from components.lib import distil, optim
+from components.lib import distil, fake_quant, optim
 from components.lib.modelling import parameter_count
 from components.lib.pruned import layers_of
 from components.lib.tasks import Batch
@@ -51,6 +52,7 @@ class Settings:
         rate: peak learning rate; None for the rule times `RATE_FACTOR`.
         warmup_steps: steps of linear warm-up.
         dtype: what forward and backward compute in.
+        eight_bits: end the training with 8-bit rounding in the forward pass.
     """
 
     rate: float | None = None
@@ -58,6 +60,7 @@ class Settings:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     dtype: torch.dtype = torch.float32
+    eight_bits: bool = False
     weights: Weights = field(default_factory=Weights)
 
 
@@ -116,12 +119,14 @@ class Student:
         factor: Callable[[int], float | None],
         *,
         report: Callable[[int, float], None] | None = None,
+        eight_bits_below: float = 0.0,
     ) -> None:
         """Train until `factor` says None.
 
         Args:
             factor: given the steps done in this call, the share of the peak rate, or None to stop.
             report: told (steps done in this call, loss) every few steps.
+            eight_bits_below: round products to 8 bits once the factor is below this.
 
         Raises:
             StepError: the loss is not finite.
@@ -129,8 +134,10 @@ class Student:
         start, done = time.perf_counter(), 0
         self.forward.train()
         while (share := factor(done)) is not None:
+            rounding = self.rounding() if share < eight_bits_below else contextlib.nullcontext()
             share *= min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
-            loss = self._step(next(self._batches), share * self.rate)
+            with rounding:
+                loss = self._step(next(self._batches), share * self.rate)
             if not math.isfinite(loss):
                 raise StepError(
                     f"loss of distillation is {loss} at step {self.step}",
@@ -142,6 +149,10 @@ class Student:
             if report is not None and done % 10 == 0:
                 report(done, loss)
         self.seconds += time.perf_counter() - start
+
+    def rounding(self) -> contextlib.AbstractContextManager[None]:
+        """Compute the layers as their 8-bit form would, while the block lasts."""
+        return fake_quant.eight_bit_products(layers_of(self.forward))
 
     def _step(self, batch: Batch, rate: float) -> float:
         loss = self._loss(batch)

@@ -32,6 +32,10 @@ ROUNDS_SHARE = 0.35
 # Longest training that a generous budget buys: beyond it small data sets are learnt by heart.
 MOST_EPOCHS = 24
 
+# Once the learning rate has fallen below this share, products are rounded as 8-bit graphs do: the
+# weights settle where rounding hurts little (the last 30 % of the winner's training).
+EIGHT_BITS_BELOW = 0.3
+
 Progress = Callable[[float, str], None]
 
 
@@ -43,10 +47,13 @@ class Limits:
         epochs: of the winner's training.
         deadline: by time.perf_counter; None for no limit. With it, the winner trains until then,
             be it more or fewer epochs.
+        speedup: how many times faster, by the table, the layers must become when heads and neurons
+            are cut, beside losing the parameters; None for no wish.
     """
 
     epochs: float
     deadline: float | None
+    speedup: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,9 +110,12 @@ def apply(
         progress: told how far the search is.
     """
     start = time.perf_counter()
-    ways = distil_ways if cut.method == "distill" else prune_ways
+    if cut.method == "distill":
+        ways = distil_ways(cut.amount, model, material)
+    else:
+        ways = prune_ways(cut.amount, model, material, table, limits.speedup)
     candidates = []
-    for name, made, layer_map in ways(cut.amount, model, material, table):
+    for name, made, layer_map in ways:
         student = repair.Student(made, teacher, material, settings, layer_map=layer_map)
         cost = table.of_layers(sizes_of(made))
         candidates.append(Candidate(name=name, student=student, table_ms=cost))
@@ -159,7 +169,9 @@ def _finish(winner: Candidate, material: Material, limits: Limits, progress: Pro
     def report(done: int, loss: float) -> None:
         progress(0.3 + 0.65 * min(done / steps, 1.0), f"{winner.name}: loss {loss:.4f}")
 
-    winner.student.advance(repair.linear_decay(steps, limits.deadline), report=report)
+    below = EIGHT_BITS_BELOW if winner.student.settings.eight_bits else 0.0
+    schedule = repair.linear_decay(steps, limits.deadline)
+    winner.student.advance(schedule, report=report, eight_bits_below=below)
 
 
 def _steps_until(deadline: float, winner: Candidate) -> int:
@@ -174,7 +186,7 @@ def _steps_until(deadline: float, winner: Candidate) -> int:
 
 
 def distil_ways(
-    layers: int, model: torch.nn.Module, material: Material, table: Table
+    layers: int, model: torch.nn.Module, material: Material
 ) -> list[tuple[str, torch.nn.Module, list[int]]]:
     """Ways to keep `layers` layers: evenly spaced, and those that the predictions need most.
 
@@ -200,7 +212,11 @@ def distil_ways(
 
 
 def prune_ways(
-    percent: int, model: torch.nn.Module, material: Material, table: Table
+    percent: int,
+    model: torch.nn.Module,
+    material: Material,
+    table: Table,
+    speedup: float | None = None,
 ) -> list[tuple[str, torch.nn.Module, list[int]]]:
     """Ways to remove `percent` of the layers' parameters: heads and neurons alone, or whole layers
     first and heads and neurons for the rest; by importance a parameter and a millisecond.
@@ -221,7 +237,8 @@ def prune_ways(
             gone = importance.cheapest_layers(model, material, few, count)
             kept = [i for i in kept if i not in gone]
         made = _with_layers(model, kept)
-        goal = structure.Goal(parameters=limit)
+        latency_ms = table.of_layers(sizes_of(model)) / speedup if speedup else None
+        goal = structure.Goal(parameters=limit, latency_ms=latency_ms)
         try:
             prune(made, goal, material, table, rows)
         except InfeasiblePlanError as error:

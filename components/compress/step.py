@@ -85,7 +85,13 @@ def cut(
             seed=int(arguments.get("seed") or 0),
         )  # fmt: skip
     dtype = repair.compute_dtype(str(training.get("precision") or "auto"))
-    teacher = distil.Teacher(repair.clone(model), task, dtype=dtype, keep_bytes=KEEP_BYTES)
+    weights = repair.Weights(**(arguments.get("distillation") or {}))
+    eight_bits = recipe.precision.startswith("int8")
+    settings = repair.Settings(dtype=dtype, eight_bits=eight_bits, weights=weights)
+    teacher = distil.Teacher(
+        repair.clone(model), task,
+        dtype=dtype, keep_bytes=KEEP_BYTES, relations=weights.relations > 0,
+    )  # fmt: skip
     with context.phase("evaluate"):
         tuned = material.score(teacher.model)
     refuse_poor_teacher(tuned, material)
@@ -110,10 +116,11 @@ def cut(
             # A model that will be cut again only has to stand on its feet.
             epochs=float(training.get("epochs") or 3) / left,
             deadline=deadline,
+            speedup=arguments.get("speedup"),
         )
         with context.phase("train"):
             found = search.apply(
-                one, model, teacher, material, table, repair.Settings(dtype=dtype), limits,
+                one, model, teacher, material, table, settings, limits,
                 progress=progress_of(context, number, len(recipe.cuts)),
             )  # fmt: skip
         student, model = found.student, found.student.model
@@ -121,6 +128,10 @@ def cut(
     assert student is not None
     with context.phase("evaluate"):
         scores = student.score()
+        rounded = None
+        if eight_bits:
+            with student.rounding():
+                rounded = student.main_score()
     metric = MAIN_METRIC[task]
     after = pruned.encoder_parameters(model)
     with context.phase("save"):
@@ -142,6 +153,7 @@ def cut(
         tuned=tuned[metric], compressed=scores[metric], encoder_parameters=after,
         removed_share=(before - after) / before, candidates=candidates,
         latency_table=table.to_json(), teacher_layers=teacher.depth,
+        compressed_in_8_bits=rounded,
     )  # fmt: skip
     if not table.measured:
         context.notes.append(f"structures chosen by {table.setting}")

@@ -1,0 +1,59 @@
+"""Train with the rounding of 8-bit products in the forward pass (Jacob et al. 2018).
+
+Weights are rounded symmetrically with a scale a column, activations to unsigned 8 bits with a scale
+a tensor, as the exported graph does (components/export/quantise.py). Gradients pass as if nothing
+had been rounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch.nn import functional
+
+WEIGHT_LEVELS = 127.0
+ACTIVATION_LEVELS = 255.0
+
+
+def rounded_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Round (outputs, inputs) with one scale an output."""
+    with torch.no_grad():
+        full = weight.float()
+        scale = (full.abs().amax(dim=1, keepdim=True) / WEIGHT_LEVELS).clamp_min(1e-12)
+        error = (full / scale).round().mul_(scale).sub_(full)
+    return weight + error.to(weight.dtype)
+
+
+def rounded_activation(values: torch.Tensor) -> torch.Tensor:
+    """Round to 256 levels between the tensor's extremes, 0 among them."""
+    with torch.no_grad():
+        full = values.float()
+        low, high = full.min().clamp_max(0.0), full.max().clamp_min(0.0)
+        scale = ((high - low) / ACTIVATION_LEVELS).clamp_min(1e-12)
+        zero = (-low / scale).round()
+        level = (full / scale).round_().add_(zero).clamp_(0, ACTIVATION_LEVELS)
+        error = level.sub_(zero).mul_(scale).sub_(full)
+    return values + error.to(values.dtype)
+
+
+def _forward(linear: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(values: torch.Tensor) -> torch.Tensor:
+        weight = rounded_weight(linear.weight)
+        return functional.linear(rounded_activation(values), weight, linear.bias)
+
+    return forward
+
+
+@contextlib.contextmanager
+def eight_bit_products(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Let every linear layer below `modules` compute as its 8-bit form would, inside the block."""
+    changed = [m for top in modules for m in top.modules() if type(m) is torch.nn.Linear]
+    for linear in changed:
+        linear.forward = _forward(linear)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for linear in changed:
+            del linear.forward
