@@ -30,7 +30,7 @@ from components.lib.buckets import (
 )
 
 TIERS = ("hot", "warm", "cold")
-TRANSFER_ATTEMPTS = 3
+TRANSFER_ATTEMPTS = 6
 PARALLEL_BLOBS = 4
 # A blob found present is renewed when it is older than this, well below any collection's grace.
 FRESH_SECONDS = 3600.0

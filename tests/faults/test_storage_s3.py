@@ -57,7 +57,8 @@ def folder_of(tmp_path, name="in", **files):
     return folder
 
 
-def test_put_fetch_move_and_collect(tmp_path, endpoint):
+def test_put_fetch_move_and_collect(tmp_path, endpoint, monkeypatch):
+    monkeypatch.setattr(objects, "STREAM_BYTES", 20 << 20)
     store = store_at(tmp_path, endpoint, "basic")
     big = os.urandom(24 << 20)  # multipart up, parallel ranges down
     folder = folder_of(tmp_path, big=big, small=b"s", empty=b"")
