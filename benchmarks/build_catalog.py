@@ -47,9 +47,9 @@ GCP_GPU_NAMES = {
     "h100-80gb-mega": "H100-SXM5-80GB", "l4": "L4", "rtx6000": "RTXPRO6000",
 }  # fmt: skip
 GCP_CPU_KIND = {
-    "e2": "skylake", "n2": "icelake", "n2d": "zen3", "c3": "sapphire-rapids", "c3d": "zen4",
-    "c2d": "zen3", "c4d": "zen4", "a2": "cascadelake", "a3": "sapphire-rapids",
-    "g2": "cascadelake", "g4": "zen4",
+    "e2": "skylake", "n2": "icelake", "n2d": "zen3", "c3": "sapphire-rapids", "c3d": "zen4-smt",
+    "c2d": "zen3", "c4d": "zen4-smt", "a2": "cascadelake", "a3": "sapphire-rapids",
+    "g2": "cascadelake", "g4": "zen4-smt",
 }  # fmt: skip
 
 # Azure's price table has no sizes; these are from the size tables of learn.microsoft.com
@@ -67,8 +67,8 @@ AZURE_GPU = {
     "Standard_NC96ads_A100_v4": (96, 880, "A100-PCIe-80GB", 4, 3840, 80, "zen3"),
     "Standard_NV36ads_A10_v5": (36, 440, "A10", 1, 1440, 40, "zen3"),
     "Standard_NV72ads_A10_v5": (72, 880, "A10", 2, 2880, 80, "zen3"),
-    "Standard_NC40ads_H100_v5": (40, 320, "H100-NVL-94GB", 1, 3576, 40, "zen4"),
-    "Standard_NC80adis_H100_v5": (80, 640, "H100-NVL-94GB", 2, 7152, 80, "zen4"),
+    "Standard_NC40ads_H100_v5": (40, 320, "H100-NVL-94GB", 1, 3576, 40, "zen4-smt"),
+    "Standard_NC80adis_H100_v5": (80, 640, "H100-NVL-94GB", 2, 7152, 80, "zen4-smt"),
     "Standard_ND96asr_v4": (96, 900, "A100-SXM4-40GB", 8, 6000, 200, "zen2"),
     "Standard_ND96amsr_A100_v4": (96, 1900, "A100-SXM4-80GB", 8, 6400, 200, "zen2"),
     "Standard_ND96isr_H100_v5": (96, 1900, "H100-SXM5-80GB", 8, 28000, 400, "sapphire-rapids"),

@@ -104,7 +104,7 @@ def _on(job: Job, catalog: Catalog, instance: Instance, capacity: str, price: fl
     may_fall = "on-demand" in job.spec.objective.capacity
     gpu = bool(instance.gpu)
     start = POD_START + start_seconds(instance, ("train-gpu" if gpu else "train-cpu",))
-    load = 4.5 / machine.core_speed + (4.0 if gpu else 0.0)
+    load = 5.6 * 0.93 / machine.core_speed + (4.0 if gpu else 0.0)
     weights = 4.0 * job.parameters
     from pipelines.cost.chain import dataset_bytes
 
@@ -169,7 +169,7 @@ def _host_fits(job: Job, instance: Instance, ranks: int) -> bool:
     gib = 2.0**30
     from pipelines.cost.chain import dataset_bytes
 
-    value = 0.55 * gib + ranks * (2 * gib + 4.0 * job.parameters * 1.2) + 2 * dataset_bytes(job)
+    value = 0.36 * gib + ranks * (2 * gib + 4.0 * job.parameters * 1.2) + 2 * dataset_bytes(job)
     shm = (256 + 256 * ranks) * 2**20
     return value * 1.2 * 1.15 + shm + 64 * 2**20 <= instance.alloc_memory_bytes - 300 * 2**20
 

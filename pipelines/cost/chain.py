@@ -12,25 +12,39 @@ from dataclasses import dataclass
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.job import Job, kept_share
 from pipelines.cost.machine import Machine
-from pipelines.cost.transformer_cpu import ONNX, TORCH, pass_seconds, step_seconds
+from pipelines.cost.transformer_cpu import (
+    ONNX,
+    TORCH_EVALUATION,
+    pass_seconds,
+    step_seconds,
+)
 
 MB = 1e6
 GIB = float(1 << 30)
 # Resident memory of a step's process with its libraries loaded, before any data.
-PYTHON_BYTES = 0.15 * GIB
-TORCH_BYTES = 0.55 * GIB
-RUNTIME_BYTES = 0.30 * GIB
-# Wall seconds from a step's start to its first useful work, on a Zen 4 core.
-IMPORT_SECONDS = {"data": 0.25, "torch": 4.5, "onnx": 1.3, "export": 5.0}
+PYTHON_BYTES = 0.05 * GIB
+READER_BYTES = 0.14 * GIB
+TORCH_BYTES = 0.36 * GIB
+RUNTIME_BYTES = 0.39 * GIB
+# Seconds from a step's start to its first useful work, in multiples of `import torch` (0.93 s):
+# libraries, child process, model.
+STARTS = {"train": 5.6, "export": 2.95, "onnx": 0.4, "data": 0.25}
 # Tokens a second and core of scanning, validating and tokenising text.
 INGEST_TOKENS_PER_SECOND = 260_000.0
 INGEST_IMAGES_PER_SECOND = 400.0
-# Evaluation measures for this long (components.evaluate.step.SCREENING_SECONDS), three times.
-SCREENING_SECONDS = 2.0
+# Evaluation measures for this long (components.evaluate.step), three times; selection loads the
+# tuned and the chosen model in several ways (components.select.step.LOAD_SECONDS).
+SCREENING_SECONDS = 2.05
 SCREENING_REQUESTS = 1000
 LEAST_REQUESTS = 200
-# Bytes of reference corpora a validation row needs for resampling (bootstrap), seconds a row.
+MOST_PASSES = 5
+SELECT_LOAD_SECONDS = 15.6
+# Scoring a row: decoding entities, outcomes for resampling.
 SCORE_SECONDS_PER_ROW = 1.2e-4
+# A classifier that reads the first token runs three quarters of the last layer on it alone
+# (components.export.encoder).
+FIRST_TOKEN_TASKS = ("text-classification", "text-pair-ranking")
+LAST_LAYER_SAVING = 0.75
 PARITY_ROWS = 64
 # Of a step's files, what libraries put into /tmp all the same when its scratch is on a volume.
 VOLUME_SHARE = 0.05
@@ -101,6 +115,11 @@ def _single(machine: Machine, seconds: float) -> float:
     return seconds / machine.core_speed
 
 
+def _start(machine: Machine, kind: str) -> float:
+    """Seconds until a step of this kind works."""
+    return STARTS[kind] * machine.import_seconds
+
+
 def _ingest(job: Job, machine: Machine) -> StepCost:
     raw = sum(float(split.bytes) for split in job.profile.values())
     if job.spec.task == "image-classification":
@@ -113,8 +132,8 @@ def _ingest(job: Job, machine: Machine) -> StepCost:
         work = _single(machine, tokens / INGEST_TOKENS_PER_SECOND / max(1.0, workers * 0.8))
     out = dataset_bytes(job)
     return cost(
-        job, machine, _single(machine, IMPORT_SECONDS["data"] + 0.4) + work,
-        PYTHON_BYTES + 0.15 * GIB + min(2.0 * raw, 2 * GIB), moved=raw + 2 * out,
+        job, machine, _start(machine, "data") + _single(machine, 0.1) + work,
+        READER_BYTES + min(2.0 * raw, 2 * GIB), moved=raw + 2 * out,
         disk=raw + 3 * out, bytes_in=raw, bytes_out=out, spread=1.5,
     )  # fmt: skip
 
@@ -122,7 +141,8 @@ def _ingest(job: Job, machine: Machine) -> StepCost:
 def _decide(job: Job, machine: Machine) -> StepCost:
     # The whole planner runs again: two seconds where it searches the catalogue.
     return cost(job, machine, _single(machine, 0.5 if machine.measured else 3.0),
-                PYTHON_BYTES + 0.2 * GIB, moved=0.0, disk=10 * MB, spread=2.0)  # fmt: skip
+                PYTHON_BYTES + (0.0 if machine.measured else 0.3 * GIB), moved=0.0,
+                disk=10 * MB, spread=2.0)  # fmt: skip
 
 
 def _place(job: Job, machine: Machine) -> StepCost:
@@ -135,14 +155,14 @@ def _compress(job: Job, machine: Machine, variant: str) -> StepCost:
     size = weights_bytes(job)
     parts = variant.split("+")
     retrains = any(part.startswith(("prune", "distill")) for part in parts)
-    seconds = _single(machine, IMPORT_SECONDS["data"])
+    seconds = _start(machine, "data")
     memory = PYTHON_BYTES
     if retrains:
         # Recovers quality with one more training of the smaller model, teacher beside it.
         share = kept_share(job.shape, variant)
-        seconds = _single(machine, IMPORT_SECONDS["torch"]) + cpu_train_seconds(
-            job, machine, "fp32"
-        ) * (share + 0.34)
+        seconds = _start(machine, "train") + cpu_train_seconds(job, machine, "fp32") * (
+            share + 0.34
+        )
         memory = TORCH_BYTES + cpu_train_memory(job) * 1.4
     return cost(job, machine, seconds, memory, moved=3 * size, disk=4 * size, bytes_in=size,
                 bytes_out=size, spread=1.6)  # fmt: skip
@@ -151,15 +171,16 @@ def _compress(job: Job, machine: Machine, variant: str) -> StepCost:
 def _export(job: Job, machine: Machine, variant: str) -> StepCost:
     size, out = weights_bytes(job), job.model_bytes(variant)
     length = float(job.longest)
-    parity = 3.0 * pass_seconds(
-        machine, job.shape, rows=PARITY_ROWS, length=length / 2, precision="fp32", constants=TORCH
-    )
-    nodes = job.shape.num_layers * 60.0
+    # Four batches through torch and through each graph.
+    parity = 8.0 * pass_seconds(
+        machine, job.shape, rows=PARITY_ROWS / 4, length=length / 2, precision="fp32",
+        constants=TORCH_EVALUATION,
+    )  # fmt: skip
     quantised = any(part.startswith("int") for part in variant.split("+"))
     # Tracing and rewriting graphs handle nodes; serialising and quantising handle weights.
-    work = nodes * 0.012 + size * (22e-9 if quantised else 12e-9)
-    seconds = _single(machine, IMPORT_SECONDS["export"] + work) + parity
-    memory = TORCH_BYTES + RUNTIME_BYTES + 5.0 * size
+    work = 0.2 + 0.125 * job.shape.num_layers + size * (5e-9 if quantised else 7.5e-9)
+    seconds = _start(machine, "export") + _single(machine, work + 0.35) + parity
+    memory = TORCH_BYTES + 0.3 * GIB + 2.3 * size
     return cost(job, machine, seconds, memory, moved=2 * size + 2 * out, disk=4 * size + out,
                 bytes_in=size, bytes_out=out)  # fmt: skip
 
@@ -170,9 +191,12 @@ def inference_seconds(
 ) -> float:  # fmt: skip
     """Seconds of one ONNX Runtime batch of `variant`."""
     precision = "int8" if any(p.startswith("int8") for p in variant.split("+")) else "fp32"
+    kept = kept_share(job.shape, variant)
+    if job.spec.task in FIRST_TOKEN_TASKS:
+        kept *= 1.0 - LAST_LAYER_SAVING / job.shape.num_layers
     return pass_seconds(
         machine, job.shape, rows=rows, length=length, precision=precision, constants=ONNX,
-        kept=kept_share(job.shape, variant), threads=threads,
+        kept=kept, threads=threads,
     )  # fmt: skip
 
 
@@ -193,11 +217,13 @@ def _evaluate(job: Job, machine: Machine, variant: str) -> StepCost:
     whole = score_seconds(job, machine, variant, "validation")
     mean = split.mean_length if split.mean_length else float(job.longest)
     single = inference_seconds(job, machine, variant, rows=1, length=mean)
-    requests = min(SCREENING_REQUESTS * single, max(SCREENING_SECONDS, LEAST_REQUESTS * single))
-    passes = min(5.0, max(1.0, SCREENING_SECONDS / max(whole, 1e-3)))
-    seconds = _single(machine, IMPORT_SECONDS["onnx"] + split.rows * SCORE_SECONDS_PER_ROW)
+    most = max(LEAST_REQUESTS, min(SCREENING_REQUESTS, split.rows)) * single
+    requests = min(most, max(SCREENING_SECONDS, LEAST_REQUESTS * single))
+    passes = min(MOST_PASSES, max(1, math.floor(SCREENING_SECONDS / max(whole, 1e-3))))
+    seconds = _start(machine, "onnx")
+    seconds += _single(machine, 0.1 + split.rows * SCORE_SECONDS_PER_ROW)
     seconds += whole * (1.0 + passes) + 2.0 * requests
-    memory = RUNTIME_BYTES + 2.2 * size + 0.1 * GIB
+    memory = RUNTIME_BYTES + 1.55 * size
     return cost(job, machine, seconds, memory, moved=size + dataset_bytes(job), disk=2 * size,
                 bytes_in=size, bytes_out=1 * MB)  # fmt: skip
 
@@ -207,8 +233,8 @@ def _select(job: Job, machine: Machine) -> StepCost:
     variants = {"fp32", min(job.variants, key=job.model_bytes)}
     work = sum(score_seconds(job, machine, variant, "test") for variant in variants)
     rows = job.profile["validation"].rows * len(job.variants) + 2 * job.profile["test"].rows
-    seconds = _single(machine, IMPORT_SECONDS["onnx"] + rows * SCORE_SECONDS_PER_ROW) + work
-    memory = RUNTIME_BYTES + 2.2 * max(sizes) + 0.2 * GIB
+    seconds = _single(machine, 0.1 + rows * SCORE_SECONDS_PER_ROW) + work + SELECT_LOAD_SECONDS
+    memory = RUNTIME_BYTES + 1.55 * sum(sorted(sizes)[-2:])
     return cost(job, machine, seconds, memory, moved=3 * max(sizes), disk=sum(sizes) + max(sizes),
                 bytes_in=sum(sizes), bytes_out=max(sizes), spread=1.6)  # fmt: skip
 
@@ -232,8 +258,20 @@ def cpu_step_time(job: Job, machine: Machine, precision: str) -> float:
     batch = job.global_batch
     return step_seconds(
         machine, job.shape, rows=batch, length=job.sequence_length(batch), precision=precision,
-        trained_parameters=job.trained_parameters,
+        trained_parameters=touched_parameters(job),
     )  # fmt: skip
+
+
+def touched_parameters(job: Job) -> float:
+    """Parameters that the optimiser visits: the loop leaves out embeddings of words that never
+    occur (components.lib.optim), whose number grows as 20 sqrt(tokens) (Heaps' law; 3,950 of the
+    39,179 tokens of the newsroom set)."""
+    if job.spec.training.method != "full" or job.spec.task == "image-classification":
+        return job.trained_parameters
+    tokens = float(job.profile["train"].tokens)
+    words = min(float(job.shape.vocab_size), 20.0 * math.sqrt(tokens))
+    unseen = (job.shape.vocab_size - words) * (job.shape.embedding_size or job.shape.hidden_size)
+    return max(job.trained_parameters - unseen, 0.1 * job.trained_parameters)
 
 
 def validation_seconds(job: Job, machine: Machine, precision: str) -> float:
@@ -245,7 +283,7 @@ def validation_seconds(job: Job, machine: Machine, precision: str) -> float:
     batches = max(1.0, split.rows / EVALUATION_ROWS)
     return batches * pass_seconds(
         machine, job.shape, rows=min(EVALUATION_ROWS, split.rows), length=length,
-        precision=precision, constants=TORCH,
+        precision=precision, constants=TORCH_EVALUATION,
     )  # fmt: skip
 
 
@@ -256,11 +294,12 @@ def cpu_train_seconds(job: Job, machine: Machine, precision: str) -> float:
 
 
 def cpu_train_memory(job: Job) -> float:
-    """Bytes of weights, gradients, states and activations (fp32 copies; saved tensors of a layer
-    are about 34 s b h at 2 bytes, arXiv 2205.05198, plus attention scores)."""
+    """Bytes of weights, gradients, states and activations. Measured (resident) activations are
+    3.2 times the 34 s b h bytes at half precision of arXiv 2205.05198: fp32 copies, and arenas of
+    the C library that varying batch shapes leave fragmented."""
     shape, batch, length = job.shape, job.global_batch, float(job.longest)
     states = 4.0 * job.parameters + 12.0 * job.trained_parameters
-    layer = batch * length * (17.0 * shape.hidden_size + 2.5 * shape.num_heads * length) * 4.0
+    layer = batch * length * (55.0 * shape.hidden_size + 8.0 * shape.num_heads * length) * 4.0
     logits = 0.0
     if job.spec.task == "causal-lm":
         logits = 3.0 * batch * length * shape.vocab_size * 4.0
@@ -272,10 +311,10 @@ def cpu_train_cost(job: Job, machine: Machine, precision: str) -> StepCost:
     size = weights_bytes(job)
     work = cpu_train_seconds(job, machine, precision)
     checkpoints = 1.0 + work / 300.0
-    seconds = _single(machine, IMPORT_SECONDS["torch"] + 1.5) + work
+    seconds = _start(machine, "train") + _single(machine, 0.5) + work
     moved = 2 * size + checkpoints * job.checkpoint_bytes + dataset_bytes(job)
     return cost(
-        job, machine, seconds, TORCH_BYTES + 0.1 * GIB + cpu_train_memory(job), moved=moved,
+        job, machine, seconds, TORCH_BYTES + cpu_train_memory(job), moved=moved,
         disk=2 * size + 2 * job.checkpoint_bytes + dataset_bytes(job), bytes_in=dataset_bytes(job),
         bytes_out=size, spread=1.3 if machine.measured else 1.6,
     )  # fmt: skip

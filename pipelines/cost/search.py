@@ -17,7 +17,7 @@ from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog
 from pipelines.cost.chain import (
     GIB,
-    IMPORT_SECONDS,
+    STARTS,
     TORCH_BYTES,
     cpu_train_cost,
     cpu_train_memory,
@@ -215,7 +215,7 @@ def _cpu_rows(job: Job, found: list[Offer]) -> list[CpuRow]:
     rows: list[CpuRow] = []
     known: dict[tuple[object, str], Estimate] = {}  # the same type costs the same time anywhere
     need = memory_request(
-        Estimate.of(TORCH_BYTES + 0.1 * GIB + cpu_train_memory(job), 1.25), shm_bytes(1, False)
+        Estimate.of(TORCH_BYTES + cpu_train_memory(job), 1.25), shm_bytes(1, False)
     )
     for index, offer in enumerate(found):
         if offer.instance.gpu or need > offered_memory(offer.instance):
@@ -278,7 +278,7 @@ def _offer_columns(job: Job, found: list[Offer]) -> tuple[Floats, Floats, Floats
             offer.instance, ("train-gpu" if gpu else "train-cpu",)
         )
         machine = offer.machine
-        load = IMPORT_SECONDS["torch"] / machine.core_speed + (CUDA_START_S if gpu else 0.0)
+        load = STARTS["train"] * machine.import_seconds + (CUDA_START_S if gpu else 0.0)
         stage = (read + written) / machine.store_bytes_per_second
         # Checkpoints go to the store, where another node finds them.
         save = job.checkpoint_bytes / machine.store_bytes_per_second + 0.5

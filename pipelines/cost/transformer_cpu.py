@@ -1,8 +1,8 @@
 """Seconds of a transformer's forward or training step on a CPU, from measured or tabled rates.
 
-Products run at a rate that grows with the tokens they handle at once; what is between them is
-bound by memory traffic (activations of a small batch stay in cache), the optimiser by reading and
-writing its states, and small batches by the framework's dispatch of operators.
+Products run at a rate that grows with the tokens they handle at once. What is between them
+(dropout, softmax, norms, activations) is bound by the cores, not by memory, for the widths of
+encoders; the optimiser by memory traffic; tiny batches by the framework's dispatch of operators.
 """
 
 from __future__ import annotations
@@ -15,36 +15,51 @@ from pipelines.cost.shapes import ModelShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """Fitted to WNUT-17 step reports on 2 vCPU AMD EPYC (Zen 4), see benchmarks/here_accuracy.py.
+    """Fitted to short runs of MiniLM on 2 vCPU AMD EPYC (Zen 4), 2026-11-23
+    (benchmarks/here_accuracy.py prints what they predict).
 
     `share` is the part of the large-product rate that a model's own products reach; `half_tokens`
-    the tokens at which half of that is reached; `traffic` bytes moved by elementwise work a token,
-    layer and hidden element; `operators` dispatched a layer and pass.
+    the tokens at which half of that is reached; `element_s` core-seconds of everything else for
+    one token, layer and hidden element; `operators` dispatched a layer; `backward` a backward's
+    time over its forward's; `optimiser_bytes` moved for each trained parameter.
     """
 
     share: dict[str, float]
     half_tokens: float
-    traffic: dict[str, float]
+    element_s: dict[str, float]
     operators: float
     attention_share: float
+    backward: dict[str, float]
     optimiser_bytes: float
 
 
 TORCH = Constants(
-    share={"fp32": 0.85, "bf16": 0.65},
-    half_tokens=64.0,
-    traffic={"fp32": 190.0, "bf16": 150.0},
+    share={"fp32": 0.95, "bf16": 0.90},
+    half_tokens=198.0,
+    element_s={"fp32": 45e-9, "bf16": 49e-9},
     operators=45.0,
     attention_share=0.3,
-    optimiser_bytes=36.0,
+    backward={"fp32": 1.6, "bf16": 1.29},
+    optimiser_bytes=90.0,
+)
+# The same without dropout and without keeping activations.
+TORCH_EVALUATION = Constants(
+    share={"fp32": 0.95, "bf16": 0.90},
+    half_tokens=100.0,
+    element_s={"fp32": 28e-9, "bf16": 26e-9},
+    operators=45.0,
+    attention_share=0.3,
+    backward={},
+    optimiser_bytes=0.0,
 )
 # ONNX Runtime with fused attention and normalisation.
 ONNX = Constants(
-    share={"fp32": 0.85, "int8": 0.35, "bf16": 0.65},
-    half_tokens=24.0,
-    traffic={"fp32": 60.0, "int8": 70.0, "bf16": 60.0},
+    share={"fp32": 0.92, "int8": 0.95, "bf16": 0.90},
+    half_tokens=20.0,
+    element_s={"fp32": 7e-9, "int8": 5e-9, "bf16": 7e-9},
     operators=9.0,
     attention_share=0.4,
+    backward={},
     optimiser_bytes=0.0,
 )
 
@@ -75,14 +90,9 @@ def pass_seconds(
     rate *= tokens / (tokens + constants.half_tokens * used)
     score_rate = machine.gemm_flops["fp32"] * used * constants.attention_share
     elements = tokens * shape.hidden_size * shape.num_layers * kept
-    traffic = elements * constants.traffic[kind]
+    others = elements * constants.element_s[kind] / (machine.cores * used * machine.core_speed)
     dispatch = shape.num_layers * constants.operators * machine.operator_seconds
-    return (
-        products / rate
-        + attention / score_rate
-        + traffic / (machine.bandwidth_bytes_per_second * max(used, 0.5))
-        + dispatch
-    )
+    return products / rate + attention / score_rate + others + dispatch
 
 
 def step_seconds(
@@ -95,12 +105,14 @@ def step_seconds(
     trained_parameters: float,
     checkpointing: bool = False,
 ) -> float:
-    """Seconds of one training step: forward, backward (twice the forward; the weights' half of it
-    is skipped where they are frozen) and the optimiser's pass over its states."""
+    """Seconds of one training step: forward, backward (its half for the weights is skipped where
+    they are frozen), a second forward under checkpointing, and the optimiser's pass over its
+    states."""
     forward = pass_seconds(
         machine, shape, rows=rows, length=length, precision=precision, constants=TORCH
     )
-    frozen = trained_parameters < 0.5 * shape.parameters
-    passes = (2.0 if frozen else 3.0) + (1.0 if checkpointing else 0.0)
+    backward = TORCH.backward[precision]
+    if trained_parameters < 0.5 * shape.layer_parameters * shape.num_layers:
+        backward *= 0.5
     optimiser = trained_parameters * TORCH.optimiser_bytes / machine.bandwidth_bytes_per_second
-    return passes * forward + optimiser
+    return (1.0 + backward + checkpointing) * forward + optimiser
