@@ -85,7 +85,7 @@ def test_spec_data_image_and_options_each_name_a_new_job() -> None:
 def test_job_mounts_the_claim_that_the_steps_mount() -> None:
     from pipelines import dag, jobs
 
-    assert (jobs.CLAIM, jobs.CLAIM_FOLDER) == (dag.PodOptions().claim, dag.MOUNT)
+    assert (dag.PodOptions().claim, dag.MOUNT) == (jobs.CLAIM, jobs.CLAIM_FOLDER)
     assert jobs.USER_ID == dag.USER_ID
 
 
