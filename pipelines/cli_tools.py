@@ -23,7 +23,7 @@ def add_commands(
     """Add the three commands to the command line's parser."""
     _add_calibrate(commands, command, write_text)
     _add_tier(commands, command)
-    _add_catalog(commands, command)
+    _add_catalog(commands, command, write_text)
 
 
 # -- tier ----------------------------------------------------------------------------------------
@@ -128,7 +128,9 @@ def _tier_gc(arguments: argparse.Namespace) -> int:
 # -- catalog -------------------------------------------------------------------------------------
 
 
-def _add_catalog(commands: Any, command: AddCommand) -> None:
+def _add_catalog(
+    commands: Any, command: AddCommand, write_text: Callable[[Path, str], None]
+) -> None:
     catalog = command(commands, "catalog", _catalog_list, "prices and nodes")
     verbs = catalog.add_subparsers(metavar="VERB", required=True)
     list_ = verbs.add_parser("list", help="instances with prices, the cheapest first")
@@ -138,6 +140,17 @@ def _add_catalog(commands: Any, command: AddCommand) -> None:
     list_.add_argument("--json", action="store_true")
     check = verbs.add_parser("check", help="read catalogue files and mark stale prices")
     check.set_defaults(command=_catalog_check)
+    update = verbs.add_parser(
+        "update", help="write rows of a cluster's nodes or of a public price file, for review"
+    )
+    update.set_defaults(command=lambda arguments: _catalog_update(arguments, write_text))
+    source = update.add_mutually_exclusive_group(required=True)
+    source.add_argument("--cluster", action="store_true", help="the nodes KUBECONFIG points at")
+    source.add_argument(
+        "--prices", type=Path, metavar="CSV", help="SkyPilot, gpuhunt or our layout"
+    )
+    update.add_argument("--cloud", default="own", help="of a price file without that column")
+    update.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     for parser in (list_, check):
         parser.add_argument("--catalog", type=Path, action="append", default=[], metavar="FILE")
 
@@ -164,6 +177,19 @@ def _catalog_list(arguments: argparse.Namespace) -> int:
             for i in rows
         ],
     )  # fmt: skip
+    return 0
+
+
+def _catalog_update(arguments: argparse.Namespace, write_text: Callable[[Path, str], None]) -> int:
+    from pipelines.cost.catalog_update import cluster_rows, render_csv, rows_from_file
+
+    today = datetime.now(UTC).date()
+    if arguments.cluster:
+        rows = cluster_rows(today)
+    else:
+        rows = rows_from_file(arguments.prices, cloud=arguments.cloud, today=today)
+    write_text(arguments.output, render_csv(rows))
+    print(f"{len(rows)} rows; review them, then use them with --catalog {arguments.output}")
     return 0
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.cost.calibration import Calibration
 from pipelines.cost.columns import columns_of
 from pipelines.cost.hardware import find_gpu
 from pipelines.cost.job import Job
@@ -135,7 +134,7 @@ def workload_of(job: Job, layout: Layout, length: float) -> Workload:
     )
 
 
-def timed(job: Job, found: list[Layout], calibration: Calibration | None = None) -> Timed:
+def timed(job: Job, found: list[Layout]) -> Timed:
     """Ask the cost model about all of `found`. Memory is asked for the longest batch, time for the
     mean one."""
     if not found:
@@ -145,7 +144,7 @@ def timed(job: Job, found: list[Layout], calibration: Calibration | None = None)
     lengths = {b: job.sequence_length(b) for b in {layout.micro_batch for layout in found}}
     mean = [workload_of(job, layout, lengths[layout.micro_batch]) for layout in found]
     columns = columns_of(mean)
-    answers = predict_many(columns, time_calibration=calibration)
+    answers = predict_many(columns)
     longest = {**columns.values, "seq_len": np.full(columns.size, float(job.longest))}
     worst = predict_many(dataclasses.replace(columns, values=longest))
     return Timed(

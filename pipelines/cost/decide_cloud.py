@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.cost.alternatives import alternatives
-from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog
 from pipelines.cost.chain import (
     VOLUME_SHARE,
@@ -40,13 +39,13 @@ class Found:
     feasible: int
 
 
-def decide_cloud(job: Job, catalog: Catalog, calibration: Calibration | None = None) -> Found:
+def decide_cloud(job: Job, catalog: Catalog) -> Found:
     """Search and return the choice.
 
     Raises:
         InfeasiblePlanError: see `choose`.
     """
-    space = build_space(job, catalog, calibration)
+    space = build_space(job, catalog)
     chosen = choose(space)
     training, batch_seconds = _training(space, chosen)
     light = chosen.light

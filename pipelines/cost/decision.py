@@ -10,7 +10,7 @@ from components.contract import InfeasiblePlanError, content_hash
 from pipelines.cost.arguments import step_arguments
 from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import STALE_AFTER_DAYS, Catalog, load_catalog
-from pipelines.cost.chain import cpu_step_time, step_cost
+from pipelines.cost.chain import step_cost
 from pipelines.cost.decide_cloud import Found, decide_cloud, overheads
 from pipelines.cost.decide_here import decide_here
 from pipelines.cost.estimate import Alternative, Estimate
@@ -59,7 +59,7 @@ def decide(
         "hash": content_hash(calibration.to_json()) if calibration else None,
         "observations": int(calibration.evidence.get("observations", 0)) if calibration else 0,
     }
-    if here:
+    if here or job.spec.objective.hardware in (HERE, [HERE]):
         return _here(job, prices, learnt, cache_dir, calibration)
     return _cloud(job, catalog, prices, learnt, calibration)
 
@@ -68,12 +68,12 @@ def _here(
     job: Job, prices: dict[str, Any], learnt: dict[str, Any], cache_dir: Path | None,
     calibration: Calibration | None,
 ) -> Decision:  # fmt: skip
-    machine = machine_of_here(machine_here(cache_dir))
-    way, others = decide_here(job, machine)
+    measured = machine_here(cache_dir)
+    machine = machine_of_here(measured)
+    way, others, batch = decide_here(job, machine, measured)
     steps, learnt["factors"] = plan_steps(job, way, {}, calibration)
     usd = _money(steps)
     check_limits(job, sum(s["seconds"].value for s in steps), None if usd is None else usd.value)
-    batch = cpu_step_time(job, machine, way.training.precision)
     return Decision(
         steps=steps,
         usd=usd,
@@ -94,7 +94,7 @@ def _cloud(
     learnt: dict[str, Any],
     calibration: Calibration | None,
 ) -> Decision:
-    found = decide_cloud(job, catalog, calibration)
+    found = decide_cloud(job, catalog)
     steps, learnt["factors"] = plan_steps(
         job, found.way, overheads(found, step_names(job.variants)), calibration
     )

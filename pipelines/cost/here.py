@@ -13,7 +13,7 @@ from typing import Any
 
 from components.contract import StepError, content_hash
 from components.runtime import hardware_here
-from pipelines.cost.hardware import Cpu
+from pipelines.cost.hardware import Cpu, find_gpu
 
 HERE = "here"
 CACHE_FOLDER = Path("~/.cache/suanli")
@@ -41,6 +41,8 @@ class Here:
     disk_bytes_per_second: float
     import_torch_seconds: float
     native_bf16: bool
+    gpu: str = ""  # canonical name; empty without one that the cost model knows
+    gpu_count: int = 0
 
     def sustained_flops(self, precision: str) -> float:
         """FLOP/s of a large product."""
@@ -135,7 +137,10 @@ def _measure() -> dict[str, Any]:
 
 def _here(measured: dict[str, Any]) -> Here:
     hardware = hardware_here()
+    gpu, gpu_count = gpus_here()
     return Here(
+        gpu=gpu,
+        gpu_count=gpu_count,
         cpu_model=hardware.cpu_model,
         cores=hardware.cpu_count,
         memory_bytes=float(_memory_limit(hardware.memory_bytes)),
@@ -148,6 +153,27 @@ def _here(measured: dict[str, Any]) -> Here:
         import_torch_seconds=measured["import_torch_seconds"],
         native_bf16=_native_bf16(),
     )
+
+
+def gpus_here() -> tuple[str, int]:
+    """Return name and number of this machine's NVIDIA GPUs, as far as the cost model knows them.
+
+    The driver's tool is asked, for torch would take seconds to load; CUDA_VISIBLE_DEVICES limits
+    what a run may use.
+    """
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "", 0
+    names = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = names[: len([part for part in visible.split(",") if part.strip()])]
+    found = find_gpu(names[0]) if names else None
+    if found is None or len(set(names)) != 1:
+        return "", 0
+    return found.name, len(names)
 
 
 def _memory_limit(physical: int) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog
 from pipelines.cost.chain import (
     GIB,
@@ -114,7 +113,7 @@ class Choice:
     risk: float
 
 
-def build_space(job: Job, catalog: Catalog, calibration: Calibration | None = None) -> Space:
+def build_space(job: Job, catalog: Catalog) -> Space:
     """Lay out every candidate and cost it."""
     found, forbidden = offers(job, catalog)
     training = [offer for offer in found if trains_here(job, catalog, offer)]
@@ -122,7 +121,7 @@ def build_space(job: Job, catalog: Catalog, calibration: Calibration | None = No
     for offer in training:
         if offer.instance.gpu:
             gpus.setdefault(offer.instance.gpu, set()).update(shapes(job, catalog, offer))
-    answers = timed(job, layouts(job, gpus), calibration)
+    answers = timed(job, layouts(job, gpus))
     rows, out = _rows(job, catalog, training, answers)
     _price(job, training, rows)
     return Space(
