@@ -181,7 +181,7 @@ def best_class(
     def total(key: str) -> float:
         start = move_usd(usage, current, possible[key], days_here, at_hand=is_at_hand(usage))
         stayed = days_here if key == here else 0.0
-        costs = []
+        costs: list[float] = []
         for days in spans:
             keep = days * day[key] + reads[days] * read[key]
             short = max(0.0, possible[key].min_days - stayed - days) * day[key]
@@ -192,6 +192,7 @@ def best_class(
                 for other in possible
             )
             costs.append(keep + (after if days < rest else short))
-        return start + min(costs)
+        cheapest: float = start + min(costs)
+        return cheapest
 
     return min(possible, key=lambda key: (total(key), key != here))
