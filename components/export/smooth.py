@@ -22,7 +22,7 @@ from components.lib.calibrate import Observed
 # Shares of the difficulty that may move from activations to weights.
 SHARES = (0.25, 0.35, 0.5, 0.65, 0.8)
 # Expected error power, over that without a shift, from which a shift is worth a node.
-WORTH = 0.5
+WORTH = 0.7
 
 
 def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
