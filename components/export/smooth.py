@@ -50,8 +50,9 @@ def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
         if factors is None:
             continue
         inverse = (1 / factors).astype(np.float32)
-        if makers[source].op_type == "Attention":
-            divide_values(makers[source], tensors, inverse)
+        maker, uses = makers[source], sum(source in n.input for n in made.graph.node)
+        if maker.op_type == "Attention" and uses == len(products) and len(maker.output) == 1:
+            divide_values(maker, tensors, inverse)
         else:
             evener = numpy_helper.from_array(inverse, f"{source}.evener")
             made.graph.initializer.append(evener)
