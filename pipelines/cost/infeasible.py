@@ -30,6 +30,7 @@ def explain_infeasible(
             f"objective.deadline {duration(deadline)}: the fastest plan"
             + (f" within {dollars(budget)}" if budget < np.inf else "")
             + f" takes {duration(in_budget.seconds)} on {label(space, in_budget.row)}"
+            + _other_steps(in_budget)
         )
         remedies.append(f"relax objective.deadline to {duration(in_budget.seconds)}")
     if in_time is not None and budget < np.inf:
@@ -50,7 +51,18 @@ def explain_infeasible(
             f"relax both: objective.deadline to {duration(cheapest.seconds)} and "
             f"objective.budget_usd to {_amount(cheapest.usd)}"
         ]
+    quick = in_budget or quickest
+    if space.job.target == "cpu" and quick is not None and _other_steps(quick):
+        remedies.append("set serving.target: gpu, so that variants are measured on one")
     return InfeasiblePlanError("; ".join(texts), remedy=", or ".join(remedies))
+
+
+def _other_steps(choice: Choice) -> str:
+    """Name the node of the steps around training where they take most of the time."""
+    others = choice.light.seconds.value
+    if others < 0.5 * choice.seconds:
+        return ""
+    return f", {duration(others)} of it in the steps on {choice.light.light.instance.name}"
 
 
 def _amount(usd: float) -> str:

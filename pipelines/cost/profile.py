@@ -85,7 +85,7 @@ class SplitProfile:
         if not len(self.lengths):
             return 0.0
         ordered = self._ordered
-        scale = max(1, round(batch * len(ordered) / max(self.rows, 1)))
+        scale = min(len(ordered), max(1, round(batch * len(ordered) / max(self.rows, 1))))
         longest = ordered[min(scale, len(ordered)) - 1 :: scale]
         counts = np.full(len(longest), scale, dtype=float)
         rest = len(ordered) - len(longest) * scale
