@@ -36,7 +36,8 @@ STANDALONE = ("onnxruntime", "tokenizers", "numpy", "numpy.libs")
 def flow(folder: Path, task: str, variants: list[str]) -> SimpleNamespace:
     """Run everything between train and report."""
     store = make_store(folder / "store")
-    dataset = make_dataset(store, folder, task)
+    rows = 10 if task == "image-classification" else 60
+    dataset = make_dataset(store, folder, task, rows=rows)
     labels = read_manifest(store.fetch(dataset, folder / "dataset"))["labels"]
     model = make_model(store, folder / "model", task, labels)
     graphs, evaluations = [], []
