@@ -90,8 +90,8 @@ def memory_rates() -> dict[str, float]:
     for name, size in (("bandwidth", BLOCK_BYTES), ("cache_bandwidth", SMALL_BLOCK_BYTES)):
         a, b = torch.randn(size // 4), torch.randn(size // 4)
         out = torch.empty_like(a)
-        rates[name] = 3.0 * size / fastest(
-            lambda a=a, b=b, out=out: torch.add(a, b, out=out), seconds=0.3
+        rates[name] = (
+            3.0 * size / fastest(lambda a=a, b=b, out=out: torch.add(a, b, out=out), seconds=0.3)
         )
     tiny = torch.zeros(8)
 

@@ -21,7 +21,14 @@ PIPELINES = Path(__file__).parents[2]
 CODE = tuple(
     sorted(
         path
-        for part in ("plan.py", "spec*.py", "cost/**/*.py", "cost/data/*", "control/decide/*.py")
+        for part in (
+            "plan.py",
+            "spec*.py",
+            "cost/**/*.py",
+            "cost/data/*",
+            "catalog/*.csv",
+            "control/decide/*.py",
+        )
         for path in PIPELINES.glob(part)
         if path.is_file()
     )
