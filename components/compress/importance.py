@@ -118,12 +118,14 @@ def cheapest_layers(
     the predictions on `rows` least (KL). The last layer feeds the head and stays.
 
     Returns:
-        Positions to remove, ascending.
+        Positions to remove, the most dispensable first.
     """
     model.eval()
     batches = list(material.batches(rows))
     whole = [_logits(model, batch, material.task.name) for batch in batches]
-    layers, gone = layers_of(model), []
+    layers = layers_of(model)
+    gone: list[int] = []
+    count = min(count, len(layers) - 1)
     for _ in range(count):
         moved = {}
         for position in range(len(layers) - 1):
@@ -135,7 +137,7 @@ def cheapest_layers(
                     for b, ref in zip(batches, whole, strict=True)
                 )
         gone.append(min(moved, key=lambda position: moved[position]))
-    return sorted(gone)
+    return gone
 
 
 def _logits(model: torch.nn.Module, batch: Batch, task: str) -> torch.Tensor:

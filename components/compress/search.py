@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from components.compress import importance, repair, structure
@@ -228,41 +227,28 @@ def prune_ways(
     limit = encoder_parameters(model) * (1 - percent / 100)
     most = min(int(depth * percent / 100), depth // 3)
     rows = material.calibration_rows(CALIBRATION_ROWS)
+    scores = importance.measure(model, material, rows)
+    gone = importance.cheapest_layers(model, material, rows[:INFLUENCE_ROWS], most)
+    latency_ms = table.of_layers(sizes_of(model)) / speedup if speedup else None
+    goal = structure.Goal(parameters=limit, latency_ms=latency_ms)
     found: list[tuple[str, torch.nn.Module, list[int]]] = []
     problem = None
     for count in range(most + 1):
-        kept = list(range(depth))
-        if count:
-            few = rows[:INFLUENCE_ROWS]
-            gone = importance.cheapest_layers(model, material, few, count)
-            kept = [i for i in kept if i not in gone]
+        kept = [i for i in range(depth) if i not in gone[:count]]
         made = _with_layers(model, kept)
-        latency_ms = table.of_layers(sizes_of(model)) / speedup if speedup else None
-        goal = structure.Goal(parameters=limit, latency_ms=latency_ms)
+        left = importance.Importance(
+            heads=[scores.heads[i] for i in kept], neurons=[scores.neurons[i] for i in kept]
+        )
         try:
-            prune(made, goal, material, table, rows)
+            choice = structure.choose(left, structure.Prices.of(made), table, goal)
         except InfeasiblePlanError as error:
             problem = error
             continue
-        name = f"{depth - count} layers, uneven"
-        found.append((name, made, kept))
+        shrink(made, choice.heads, choice.neurons)
+        found.append((f"{len(kept)} layers, uneven", made, kept))
     if not found and problem is not None:
         raise problem
     return found
-
-
-def prune(
-    model: torch.nn.Module,
-    goal: structure.Goal,
-    material: Material,
-    table: Table,
-    rows: np.ndarray,
-) -> structure.Choice:
-    """Cut heads and neurons of `model` in place until `goal` is met; returns what stayed."""
-    scores = importance.measure(model, material, rows)
-    choice = structure.choose(scores, structure.Prices.of(model), table, goal)
-    shrink(model, choice.heads, choice.neurons)
-    return choice
 
 
 def _with_layers(model: torch.nn.Module, kept: Sequence[int]) -> torch.nn.Module:
