@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,9 @@ class Trainee:
 
     def seed(self, seed: int, step: int, rank: int) -> None:
         """Make the dropout of the coming step a function of these numbers."""
-        # Distinct for 2^20 ranks and 2^31 steps.
-        torch.manual_seed((seed << 51) ^ (step << 20) ^ rank)
+        # A hash, since 64 bits hold no three numbers of 31 bits side by side.
+        text = f"{seed}/{step}/{rank}".encode()
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))
         if self.bits is not None:
             self.bits.seed(seed, step, rank)
 
