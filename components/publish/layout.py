@@ -16,6 +16,9 @@ TRITON_TYPES = {
 # Requests that wait this long for others are batched on the server (microseconds).
 TRITON_QUEUE_DELAY_US = 500
 TRITON_MAX_BATCH = 64
+# KServe's own default (23.05) knows no opset above 18; 25.08 carries ONNX Runtime 1.22. The same
+# as pipelines.serving renders.
+TRITON_VERSION = "25.08-py3"
 
 
 def write(folder: Path, name: str, version: int, model: Path, selection: dict[str, Any]) -> None:
@@ -72,15 +75,18 @@ def inference_service(name: str, version: int, export: dict[str, Any]) -> str:
 kind: InferenceService
 metadata:
   name: {name}
+  annotations:
+    serving.kserve.io/deploymentMode: Standard
   labels:
     suanli.dev/version: "{version}"
 spec:
   predictor:
     model:
       modelFormat:
-        name: triton
+        name: onnx
       protocolVersion: v2
       runtime: kserve-tritonserver
+      runtimeVersion: "{TRITON_VERSION}"
       storageUri: pvc://suanli-published/triton
       resources:
         requests:
