@@ -150,7 +150,9 @@ def execute(
         cached = resumable and _from_marker(tiers, fingerprint, step, run_id, settings["plan_hash"])
         if cached:
             return cached
-        return _run_and_record(kind, run, settings, inputs, tiers, run_id, fingerprint)
+        return _run_and_record(
+            kind, run, settings, inputs, tiers, run_id, fingerprint, resumable=resumable
+        )
     except BaseException as error:
         if not isinstance(error, (SystemExit, KeyboardInterrupt)):
             tiers.put_json(f"runs/{run_id}/errors/{step}.json", error_document(step, error))
@@ -180,6 +182,8 @@ def _run_and_record(
     store: Store,
     run_id: str,
     fingerprint: str,
+    *,
+    resumable: bool,
 ) -> str:
     step = settings["step"]
     context = StepContext(
@@ -225,8 +229,9 @@ def _run_and_record(
     if problem:
         document["notes"].append(problem)
     store.put_json(f"runs/{run_id}/steps/{step}.json", document)
-    # The marker comes last: whoever sees it may rely on everything before it.
-    store.put_json(f"markers/{fingerprint}.json", {"output": output, "report": document})
+    if resumable:
+        # The marker comes last: whoever sees it may rely on everything before it.
+        store.put_json(f"markers/{fingerprint}.json", {"output": output, "report": document})
     shutil.rmtree(context.scratch, ignore_errors=True)
     emit_event(store, run_id, step, "finished", {"seconds": report.seconds["total"]})
     return output

@@ -84,13 +84,17 @@ def _node_at(root: yaml.Node, path: tuple[str | int, ...]) -> yaml.Node | None:
 
 
 def line_of(root: yaml.Node, path: tuple[str | int, ...]) -> int:
-    node: yaml.Node = root
+    """Return the line of the key that `path` leads to, or of the last part of it that exists."""
+    node, line = root, root.start_mark.line
     for part in path:
         child = _child(node, part)
         if child is None:
             break
+        line = child.start_mark.line
+        if isinstance(node, yaml.MappingNode):
+            line = next(k.start_mark.line for k, _ in node.value if k.value == str(part))
         node = child
-    return int(node.start_mark.line) + 1
+    return int(line) + 1
 
 
 def duplicate_keys(node: yaml.Node | None, source: str) -> Iterator[str]:

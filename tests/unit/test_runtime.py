@@ -118,6 +118,7 @@ def test_report_like_steps_always_run(tmp_path: Path) -> None:
             code=(), resumable=False,
         )  # fmt: skip
     assert work.runs == 2
+    assert list(Store(tiers).list_json("markers")) == []
 
 
 @pytest.mark.parametrize(
