@@ -39,30 +39,40 @@ def predict(folder: Path, sentences: list[Sentence]) -> list[list[str]]:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     labels = json.loads((folder / "labels.json").read_text())
-    predictions = []
-    for words, _ in sentences:
+    limit = json.loads((folder / "export.json").read_text())["max_length"]
+
+    def tag(words: list[str]) -> list[str]:
         encoding = tokenizer.encode(words, is_pretokenized=True)
-        available = {
-            "input_ids": encoding.ids,
-            "attention_mask": [1] * len(encoding.ids),
-            "token_type_ids": [0] * len(encoding.ids),
-        }
-        feeds = {}
-        for port in session.get_inputs():
-            kind = np.int32 if port.type == "tensor(int32)" else np.int64
-            if port.name in available:
-                feeds[port.name] = np.array([available[port.name]], dtype=kind)
-            else:  # one length a sequence instead of a mask
-                feeds[port.name] = np.array([len(encoding.ids)], dtype=kind)
-        best = session.run(None, feeds)[0][0].argmax(-1)
+        if len(encoding.ids) > limit and len(words) > 1:  # longer than the graph takes
+            middle = len(words) // 2
+            return tag(words[:middle]) + tag(words[middle:])
+        best = session.run(None, feeds(session, encoding.ids))[0][0].argmax(-1)
         tags = ["O"] * len(words)
         seen: set[int] = set()
         for position, word in enumerate(encoding.word_ids):
             if word is not None and word not in seen:
                 seen.add(word)
                 tags[word] = labels[best[position]]
-        predictions.append(tags)
-    return predictions
+        return tags
+
+    return [tag(words) for words, _ in sentences]
+
+
+def feeds(session: onnxruntime.InferenceSession, ids: list[int]) -> dict[str, np.ndarray]:
+    """Return the inputs that the graph asks for, for one sequence."""
+    available = {
+        "input_ids": ids,
+        "attention_mask": [1] * len(ids),
+        "token_type_ids": [0] * len(ids),
+    }
+    made = {}
+    for port in session.get_inputs():
+        kind = np.int32 if port.type == "tensor(int32)" else np.int64
+        if port.name in available:
+            made[port.name] = np.array([available[port.name]], dtype=kind)
+        else:  # one length a sequence instead of a mask
+            made[port.name] = np.array([len(ids)], dtype=kind)
+    return made
 
 
 def entity_f1(folder: Path, sentences: list[Sentence]) -> float:
