@@ -68,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
     compile_.add_argument("-o", "--output", type=Path, required=True)
     compile_.add_argument("--format", choices=("ir", "manifest"), default="ir")
     compile_.add_argument("--namespace", default="suanli", help="for --format manifest")
+    compile_.add_argument(
+        "--plan", type=Path, metavar="FILE",
+        help="compile this reviewed plan (suanli plan --json) instead of planning again",
+    )  # fmt: skip
     _add_compiling(compile_)
     _add_planning(compile_)
 
@@ -251,11 +255,37 @@ def _compile_plan(arguments: argparse.Namespace, plan: Any) -> str:
     return compile_pipeline(plan, **_pods(arguments))
 
 
+def _reviewed_plan(arguments: argparse.Namespace) -> Any:
+    """Return the plan of --plan, or None without one.
+
+    Raises:
+        SpecError: it is no plan, or one of another spec.
+    """
+    if arguments.plan is None:
+        return None
+    from pipelines.plan import plan_from_json
+    from pipelines.spec import load_spec
+
+    document = _read_json(arguments.plan)
+    try:
+        plan = plan_from_json(document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"{arguments.plan}: not a plan: {error}", remedy="write one with suanli plan --json"
+        ) from None
+    if plan.spec != load_spec(arguments.spec).document:
+        raise SpecError(
+            f"{arguments.plan}: made from another spec than {arguments.spec}",
+            remedy="plan again: suanli plan SPEC --json",
+        )
+    return plan
+
+
 def _compile(arguments: argparse.Namespace) -> int:
     from pipelines.dag import compile_manifest, compile_pipeline
 
     pods = _pods(arguments)
-    _, plan = _make_plan(arguments, here=False)
+    plan = _reviewed_plan(arguments) or _make_plan(arguments, here=False)[1]
     if arguments.format == "ir":
         text = compile_pipeline(plan, **pods)
     else:
