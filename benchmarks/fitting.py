@@ -17,12 +17,11 @@ from pipelines.cost.calibration import Z80, Calibration, posterior
 from pipelines.cost.coefficients import priors
 from pipelines.cost.columns import Columns
 from pipelines.cost.memory import PRIORS as MEMORY_PRIORS
-from pipelines.cost.memory import memory_parts
+from pipelines.cost.memory import memory_doubt, memory_parts
 from pipelines.cost.residuals import (
-    MEMORY_LEVELS,
     TIME_LEVELS,
     apply_names,
-    memory_effect_names,
+    memory_spread,
     time_effect_names,
 )
 from pipelines.cost.time import StepModel
@@ -47,6 +46,8 @@ class Problem:
     weight: Vector
     effects: list[list[str]]
     levels: Mapping[str, float]
+    # Spread that a row has by its make-up, for memory (`pipelines.cost.memory.memory_doubt`).
+    doubt: Vector | None = None
     jacobian: Vector | None = field(default=None)
 
     def cost(self, error: Vector, x: Vector, weight: Vector) -> float:
@@ -88,13 +89,14 @@ def memory_problem(measured: Measured) -> Problem:
         parts = memory_parts(columns, dict(zip(names, np.exp(x), strict=True)))
         return np.log(np.sum(list(parts.values()), axis=0))
 
+    counted = memory_parts(columns, {n: MEMORY_PRIORS[n][0] for n in names})
     return Problem(
         quantity="memory", names=names, log_model=log_model,
         start=np.log([MEMORY_PRIORS[n][0] for n in names]),
         spread=np.array([MEMORY_PRIORS[n][1] for n in names]),
         target=np.log(np.where(measured.oom, 1.0, measured.value)),
         weight=np.where(measured.oom, 0.0, measured.weight),
-        effects=memory_effect_names(columns), levels=MEMORY_LEVELS,
+        effects=[[]] * columns.size, levels={}, doubt=memory_doubt(columns, counted),
     )  # fmt: skip
 
 
@@ -181,8 +183,16 @@ class Held:
 
 
 def predict_with(problem: Problem, x: Vector, calibration: Calibration) -> Held:
-    mean, spread = apply_names(problem.effects, calibration)
+    everything = np.ones(len(problem.target), dtype=bool)
+    mean, spread = _applied(problem, everything, calibration)
     return Held(mean=problem.log_model(x) + mean, spread=spread)
+
+
+def _applied(problem: Problem, rows: Vector, calibration: Calibration) -> tuple[Vector, Vector]:
+    if problem.doubt is not None:
+        spread = memory_spread(problem.doubt[rows], calibration)
+        return np.zeros(len(spread)), spread
+    return apply_names([problem.effects[i] for i in np.flatnonzero(rows)], calibration)
 
 
 def leave_out(
@@ -195,7 +205,8 @@ def leave_out(
     """
     if problem.jacobian is None:
         problem.jacobian = problem.differentiate(full, problem.log_model(full))
-    precision = _inverse_covariance(problem, calibration)
+    learns = problem.doubt is None
+    precision = _inverse_covariance(problem, calibration) if learns else np.empty((0, 0))
     mean, spread = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
     for group in only or sorted(set(groups.tolist())):
         inside = groups == group
@@ -209,12 +220,15 @@ def leave_out(
         else:
             x = fit(problem, x=full, keep=keep, steps=3, reuse=True)
         model = problem.log_model(x)
+        spread[inside] = held_spread(problem, inside, calibration)
+        if not learns:
+            mean[inside] = model[inside]
+            continue
         residual = np.clip(problem.target - model, -0.5, 0.5)
         # Block leave-out of a Gaussian model (Rasmussen and Williams 2006, section 5.4.2): the
         # held-out rows' own residuals cancel.
         own = np.linalg.solve(precision[np.ix_(inside, inside)], (precision @ residual)[inside])
         mean[inside] = model[inside] + residual[inside] - own
-        spread[inside] = held_spread(problem, inside, calibration)
     return Held(mean=mean, spread=spread)
 
 
@@ -238,8 +252,7 @@ def held_spread(problem: Problem, inside: Vector, calibration: Calibration) -> V
     """Standard deviations: an effect that only held-out rows have counts as never seen."""
     outside = {n for i in np.flatnonzero(~inside) for n in problem.effects[i]}
     seen = {n: v for n, v in calibration.effects.items() if n in outside}
-    fold = replace(calibration, effects=seen)
-    return apply_names([problem.effects[i] for i in np.flatnonzero(inside)], fold)[1]
+    return _applied(problem, inside, replace(calibration, effects=seen))[1]
 
 
 def coverage(problem: Problem, held: Held, rows: Vector) -> float:

@@ -57,9 +57,14 @@ class Calibration:
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[float, float]:
-        """Return (mean, variance) of one effect; of one never seen, its level's prior."""
+        """Return (mean, variance) of one effect; of one never seen, its level's prior.
+
+        `unseen` may have a figure for a part of a level (``width:tensorrt.infer``, what stands
+        before the bar of an effect's name).
+        """
         level = name.split(":", 1)[0]
-        prior = self.spreads.get(level, 0.0) ** 2 + self.unseen.get(level, 0.0) ** 2
+        extra = self.unseen.get(name.split("|", 1)[0], self.unseen.get(level, 0.0))
+        prior = self.spreads.get(level, 0.0) ** 2 + extra**2
         return self.effects.get(name, (0.0, prior))
 
     def apply(self, effects: Mapping[str, float]) -> tuple[float, float]:

@@ -89,6 +89,7 @@ def columns_of(workloads: Sequence[Workload]) -> Columns:
     flags["gated_mlp"] = np.array([s.gated_mlp for s in shapes], dtype=bool)
     flags["tied"] = np.array([s.tied_embeddings for s in shapes], dtype=bool)
     names = {key: np.array([getattr(w, key) for w in workloads], dtype=object) for key in _NAMES}
+    names["family"] = np.array([s.family for s in shapes], dtype=object)
     devices = [_device(w) for w in workloads]
     for key in devices[0] if devices else ():
         column = [device[key] for device in devices]

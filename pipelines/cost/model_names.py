@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pipelines.cost.model_table import table
 from pipelines.cost.shapes import ModelShape
 
 
@@ -143,6 +144,7 @@ _DISTIL: dict[str, Any] = {"family": "distilbert", "type_vocab": 0, "pooler": Fa
 _ROBERTA: dict[str, Any] = {"family": "roberta", "max_positions": 514, "type_vocab": 1}
 
 _SHAPES: dict[str, ModelShape] = {
+    **table(),
     "bert-tiny": _encoder(128, 2, 2, 512),
     "bert-mini": _encoder(256, 4, 4, 1024),
     "bert-small": _encoder(512, 4, 8, 2048),
@@ -242,12 +244,30 @@ _SHAPES: dict[str, ModelShape] = {
 }
 
 
+# Names that are written without the size, or with another.
+_ALIASES = {
+    "gptj": "gptj6b",
+    "starcoder": "starcoder15b",
+    "starcoderbase": "starcoder15b",
+    "bloom": "bloom176b",
+    "mistralnemo": "mistralnemo12b",
+    "mistralsmall": "mistralsmall24b",
+    "openllama3bv2": "openllama3b",
+    "llama27bchat": "llama27b",
+    "turingmegatron530b": "mtnlg530b",
+    "megatron530b": "mtnlg530b",
+    "gpt35b": "gpt35b",
+    "gpt320b": "gpt320b",
+}
+
+
 def _key(name: str) -> str:
     name = name.rsplit("/", 1)[-1].lower()
     name = re.sub(r"\(.*?\)", "", name)
-    name = re.sub(r"(meta-|hf$|-hf$|instruct|chat|base-v1|-v0\.[123]$)", "", name)
+    name = re.sub(r"(meta-|hf$|-hf$|instruct|chat|base-v1|-v[012]\.[0-9]+$)", "", name)
+    name = re.sub(r"(?<=albert)(-[a-z]+)-v[12]$", r"\1", name)
     name = re.sub(r"patch\d+.*$|uncased|-en$", "", name)
-    return re.sub(r"[^a-z0-9.]", "", name)
+    return _ALIASES.get(key := re.sub(r"[^a-z0-9.]", "", name), key)
 
 
 _BY_KEY = {_key(name): shape for name, shape in reversed(_SHAPES.items())}

@@ -14,8 +14,8 @@ from pipelines.cost.calibration import Z80, Calibration
 from pipelines.cost.coefficients import default_coefficients
 from pipelines.cost.columns import Columns, Floats, columns_of
 from pipelines.cost.hardware import GIB
-from pipelines.cost.memory import memory_parts
-from pipelines.cost.residuals import memory_effects, shipped, time_effects
+from pipelines.cost.memory import memory_doubt, memory_parts
+from pipelines.cost.residuals import memory_spread, shipped, time_effects
 from pipelines.cost.rows import workload_from_row
 from pipelines.cost.time import StepModel
 from pipelines.cost.workload import Prediction, Workload
@@ -65,7 +65,7 @@ def predict_many(
     Args:
         coefficients: constants of the model, the shipped ones by default.
         time_calibration: residuals on time, the shipped ones by default.
-        memory_calibration: residuals on memory, likewise.
+        memory_calibration: width of memory's interval, likewise.
     """
     c = workloads if isinstance(workloads, Columns) else columns_of(workloads)
     theta = default_coefficients() if coefficients is None else coefficients
@@ -76,10 +76,9 @@ def predict_many(
     seconds = seconds * np.exp(mean)
     bytes_by_part = memory_parts(c, theta)
     memory: Floats = np.sum(list(bytes_by_part.values()), axis=0)
-    memory_mean, memory_spread = memory_effects(c, memory_calibration or shipped("memory"))
-    memory = memory * np.exp(memory_mean)
-    memory_low = memory * np.exp(-Z80 * memory_spread)
-    memory_high = memory * np.exp(Z80 * memory_spread)
+    wide = memory_spread(memory_doubt(c, bytes_by_part), memory_calibration or shipped("memory"))
+    memory_low = memory * np.exp(-Z80 * wide)
+    memory_high = memory * np.exp(Z80 * wide)
     replicas = np.where(model.train, c["data_parallel"] * c["grad_accum"], 1.0)
     samples = c["micro_batch"] * replicas
     return Predictions(

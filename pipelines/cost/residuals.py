@@ -27,7 +27,6 @@ TIME_LEVELS = {
     "parallel": 0.06,
     "parallel_width": 0.06,
 }
-MEMORY_LEVELS = {"model": 0.05, "method": 0.05, "sharding": 0.05}
 
 
 @cache
@@ -54,7 +53,7 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
             [
                 f"gpu:{gpu[i]}",
                 f"gpu_precision:{gpu[i]}|{precision[i]}",
-                f"gpu_stack:{gpu[i]}|{s}",
+                f"gpu_stack:{s}|{gpu[i]}",
                 f"gpu_stack_precision:{gpu[i]}|{s}|{precision[i]}",
                 f"work:{s}|{task[i]}|{precision[i]}|{c.names['recipe'][i]}",
                 f"width:{s}|{width[i]}",
@@ -67,30 +66,20 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
     return out
 
 
-def memory_effect_names(c: Columns) -> list[list[str]]:
-    """Return the effects of each row's memory (all with loading 1)."""
-    out = []
-    for i in range(c.size):
-        quantised = bool(c.names["quantization"][i])
-        out.append(
-            [
-                f"model:{c['hidden_size'][i]:.0f}x{c['num_layers'][i]:.0f}",
-                f"method:{c.names['task'][i]}|{quantised}|{c.names['checkpointing'][i]}"
-                f"|{c.names['lora_targets'][i]}",
-                f"sharding:{c.names['sharding'][i]}|{c['tp'][i] > 1}|{c['pp'][i] > 1}",
-            ]
-        )
-    return out
-
-
 def time_effects(c: Columns, stack: list[str], calibration: Calibration) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of the log residual of each row's time."""
     return apply_names(time_effect_names(c, stack), calibration)
 
 
-def memory_effects(c: Columns, calibration: Calibration) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation of the log residual of each row's memory."""
-    return apply_names(memory_effect_names(c), calibration)
+def memory_spread(doubt: Floats, calibration: Calibration) -> Floats:
+    """Return the standard deviation of the log residual of each row's memory.
+
+    Memory has no learnt effects: published rows come from few tools, and effects learnt from them
+    made GPUs and models held out worse. `doubt` is `memory.memory_doubt`, scaled by what held-out
+    rows showed.
+    """
+    scale = calibration.spreads.get("doubt", 1.0)
+    return np.sqrt(calibration.noise**2 + (scale * doubt) ** 2)
 
 
 def apply_names(rows: list[list[str]], calibration: Calibration) -> tuple[Floats, Floats]:

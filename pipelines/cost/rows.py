@@ -199,7 +199,7 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
         grad_accum=accum,
         precision=precision,
         runtime=_runtime(row),
-        framework=extra.get("framework", "").lower(),
+        framework=_framework(row),
         optimizer=optimizer,
         sharding=row.text("sharding").lower(),
         tp=tp,
@@ -293,6 +293,13 @@ def _precision(row: Row) -> tuple[str, str]:
 def _runtime(row: Row) -> str:
     runtime = row.text("runtime").lower()
     return _RUNTIME_ALIASES.get(runtime, runtime)
+
+
+def _framework(row: Row) -> str:
+    """Return the stated framework; Lightning is known by how it spells precisions."""
+    stated = row.extra.get("framework", "").lower()
+    spelled = row.text("precision_raw").lower().endswith(("-true", "-mixed"))
+    return stated or ("lightning" if spelled else "")
 
 
 def _checkpointing(row: Row) -> str:
