@@ -74,7 +74,7 @@ def load(path: Path, quantity: str) -> Measured:
         except SpecError:
             continue
         value = (_seconds if quantity == "time" else _bytes)(row, workload)
-        if value is not None and not (quantity == "time" and workload.generation):
+        if value is not None and not (quantity == "time" and workload.untimed):
             kept.append(row)
             workloads.append(workload)
             values.append(value)

@@ -76,8 +76,10 @@ def saved_bytes(family: str, layers: int, precision: str, attention: str) -> int
         total = sum(seen.values())
     if precision == "autocast":
         # Half copies of the weights are counted among the states.
-        total -= layers * 2 * sum(
-            p.numel() for n, p in model.named_parameters() if ".0." in n and p.dim() > 1
+        total -= (
+            layers
+            * 2
+            * sum(p.numel() for n, p in model.named_parameters() if ".0." in n and p.dim() > 1)
         )
     del output
     return total

@@ -136,9 +136,12 @@ _SAME = {
     "GB200NVL72": "GB200",
     "GB300NVL72": "GB300",
     "H100MEGA": "H100",
-    **{n: f"RTX{n}" for n in ("3060", "3070", "3080", "3090", "4080", "4090", "5080", "5090")},
-    **{n: f"RTX{n}" for n in ("2080TI", "3090TI", "4060TI", "4070TI")},
+    **{n: f"RTX{n}" for n in ("3060", "3070", "3080", "3090", "4060", "4070", "4080", "4090")},
+    **{n: f"RTX{n}" for n in ("2080TI", "3060TI", "3080TI", "3090TI", "4060TI", "4070TI")},
+    **{n: f"RTX{n}" for n in ("5070", "5070TI", "5080", "5090", "4080SUPER", "4070SUPER")},
+    "1080": "GTX1080",
     "1080TI": "GTX1080TI",
+    "T4G": "T4",
 }
 _NOISE = {
     *("NVIDIA", "AMD", "TESLA", "GEFORCE", "INSTINCT", "RADEON", "GRAPHICS", "TENSOR", "CORE"),

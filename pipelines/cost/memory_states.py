@@ -92,7 +92,10 @@ def states_of(c: Columns, mode: Mode, theta: Mapping[str, float]) -> States:
     gradients = trainable * gradient
     table = np.maximum(c["embedding_parameters"], c["lm_head_parameters"]) / parallel
     one_at_a_time = np.minimum(trainable, np.maximum(table, c["layer_parameters"] / c["tp"]))
-    gradients = np.where(c.flags["optimizer_in_backward"], one_at_a_time * gradient, gradients)
+    # LOMO updates a tensor as soon as its gradient is there.
+    lomo = np.char.find(c.names["optimizer"].astype(str), "lomo") >= 0
+    updated = c.flags["optimizer_in_backward"] | lomo
+    gradients = np.where(updated, one_at_a_time * gradient, gradients)
     head = np.where(mode.frozen, 0.0, np.minimum(gradients, table * gradient))
     per_state = optimizer_bytes(c, width) + np.where(mode.master, 4.0, 0.0)
     states = trainable * per_state * np.where(c.flags["offload_states"], 0.0, 1.0)
@@ -141,7 +144,8 @@ def _weight_bytes(c: Columns, mode: Mode, total: Floats, parallel: Floats) -> Fl
     quantised = np.where(mode.four_bit | fp4, four, np.where(eight, 1.0, width))
     # Lightning's plug-in replaces every linear layer, the output layer too.
     head = np.where(c.is_("framework", "lightning"), c["lm_head_parameters"], 0.0)
-    layers = (c["matmul_parameters"] + head) / parallel
+    # Layers that share their weights (ALBERT) are stored once.
+    layers = np.minimum((c["matmul_parameters"] + head) / parallel, total)
     return layers * quantised + (total - layers) * width
 
 

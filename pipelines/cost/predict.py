@@ -163,11 +163,11 @@ def predict_rows(rows: Iterable[Mapping[str, str | None]]) -> list[dict[str, str
     if workloads:
         answers = predict_many(workloads)
         for j, i in enumerate(places):
-            _fill(out[i], prediction_at(answers, j), generation=workloads[j].generation)
+            _fill(out[i], prediction_at(answers, j), untimed=workloads[j].untimed)
     return out
 
 
-def _fill(cells: dict[str, str], p: Prediction, *, generation: bool) -> None:
+def _fill(cells: dict[str, str], p: Prediction, *, untimed: bool) -> None:
     memory = (p.peak_memory_bytes, p.peak_memory_low, p.peak_memory_high)
     groups = {
         "step_time_s": (p.step_time_s, p.step_time_low, p.step_time_high),
@@ -177,13 +177,13 @@ def _fill(cells: dict[str, str], p: Prediction, *, generation: bool) -> None:
         "peak_memory_gib": tuple(None if v is None else v / GIB for v in memory),
     }
     for name, values in groups.items():
-        if generation and name != "peak_memory_gib":
+        if untimed and name != "peak_memory_gib":
             continue
         for suffix, value in zip(("", "_low", "_high"), values, strict=True):
             cells[name + suffix] = "" if value is None or not np.isfinite(value) else f"{value:.6g}"
     cells["fits"] = "" if p.fits is None else str(int(p.fits))
     cells["reason"] = p.reason
-    if generation:
+    if untimed:
         cells["reason"] = "seq_len is blank: memory of 512 tokens, no time"
 
 

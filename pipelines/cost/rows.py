@@ -34,6 +34,8 @@ _LIMITS = {
     "pp": 1_024,
     "peft_rank": 65_536,
 }
+# Tokens of a sample where the row does not say how many.
+UNSIZED = 512.0
 _BINARY = {"tied_embeddings", "gated_mlp", "causal", "activation_checkpointing", "packing"}
 _RUNTIME_ALIASES = {
     "torch": "pytorch",
@@ -104,6 +106,11 @@ def _pairs(text: str) -> dict[str, str]:
     return {key.strip().lower(): value.strip() for key, value in pairs}
 
 
+def extra_is(row: Row, key: str, value: str) -> bool:
+    """Whether `extra` says `key` = `value`."""
+    return row.extra.get(key, "").lower() == value
+
+
 def shape_of(row: Row) -> ModelShape:
     """Read the architecture columns, or else look the model's name up."""
     named = by_name(row.text("model"))
@@ -170,9 +177,13 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
     cp = row.option("cp")
     if tp * pp * cp > n_gpus:
         raise SpecError(f"tp {tp} x pp {pp} x cp {cp} exceeds n_gpus {n_gpus}")
+    tp = _assumed_tensor_parallel(row, kind, shape, n_gpus // nodes, gpu) or tp
     replicas = max(1, n_gpus // (tp * pp * cp))
     generation = kind == "infer" and row.number("seq_len") is None and shape.causal
-    seq_len = row.number("seq_len") or shape.image_tokens or (512.0 if generation else None)
+    # The source says that lengths vary and not how: memory can still be told, time can't.
+    varies = row.number("seq_len") is None and extra_is(row, "tokens", "variable")
+    unsized = generation or (varies and shape.causal)
+    seq_len = row.number("seq_len") or shape.image_tokens or (UNSIZED if unsized else None)
     if seq_len is None:
         raise SpecError("seq_len is blank")
     optimizer = row.text("optimizer").lower()
@@ -236,7 +247,29 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
         offload_activations=bool(extra.get("act_offload") or extra.get("act_cpu_offload")),
         offload_states=bool(extra.get("cpu_offload")),
         generation=generation,
+        untimed=unsized,
     )
+
+
+def _assumed_tensor_parallel(
+    row: Row, kind: str, shape: ModelShape, per_node: int, gpu: str
+) -> int | None:
+    """Return the GPUs of a node that share a model which one of them can't hold.
+
+    Inference tables often give several GPUs and no split: replicas of what does not fit are not
+    meant.
+    """
+    if kind != "infer" or per_node == 1 or row.text("tp") or row.text("pp"):
+        return None
+    found = find_gpu(gpu)
+    if found is None:
+        return None
+    stated = f"{row.text('precision')} {row.text('quantization')}".lower()
+    four = any(word in stated for word in ("fp4", "nf4", "int4", "4bit"))
+    eight = any(word in stated for word in ("int8", "fp8", "8bit"))
+    width = 0.5 if four else 1.0 if eight else 4.0 if "32" in stated else 2.0
+    whole = shape.parameters * width > 0.9 * found.usable_bytes
+    return per_node if whole and shape.num_heads % per_node == 0 else None
 
 
 def _kind_and_task(row: Row) -> tuple[str, str]:

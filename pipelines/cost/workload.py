@@ -36,6 +36,7 @@ class Workload:
     `attention` and `checkpointing` blank: the runtime's default. `precision` is that of matrix
     products; under fp16/bf16 training weights are kept in fp32 unless `pure_precision`.
     `recipe` is the scaling of fp8 (``tensorwise``, ``rowwise``, ``mxfp8``).
+    `generation` scores one token a sample; `untimed` says that `seq_len` is assumed.
     `fill` is the share of `seq_len` really computed (length bins below seq_len).
     """
 
@@ -79,6 +80,7 @@ class Workload:
     offload_activations: bool = False
     offload_states: bool = False
     generation: bool = False
+    untimed: bool = False
 
     @property
     def data_parallel(self) -> int:

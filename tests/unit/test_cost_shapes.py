@@ -1,10 +1,14 @@
 """Parameter counts agree with transformers; bad configs are refused with a remedy."""
 
+import dataclasses
+import re
+
 import pytest
 
 from components.contract import SpecError
 from pipelines.cost.hf_config import from_hf_config
 from pipelines.cost.model_names import by_name, known_names
+from pipelines.cost.model_table import table
 
 SMALL = {"num_hidden_layers": 3}
 FAMILIES = {
@@ -41,6 +45,58 @@ def test_parameter_counts_equal_transformers(family):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         assert shape.parameters == sum(p.numel() for p in model.parameters())
+
+
+SIZES = {
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_heads",
+    "vocab_size": "vocab_size",
+}
+GPT_J = {"n_embd": "hidden_size", "n_head": "num_heads", "vocab_size": "vocab_size"}
+# Name of the table -> transformers' family, its names of our fields, and fixed settings.
+TABLE = {
+    "opt-1.3b": ("opt", SIZES | {"ffn_dim": "ffn_size", "word_embed_proj_dim": "hidden_size"},
+                 SMALL),
+    "bloom-560m": ("bloom", {"hidden_size": "hidden_size", "n_head": "num_heads",
+                             "vocab_size": "vocab_size"}, {"n_layer": 3}),
+    "falcon-7b": ("falcon", SIZES, SMALL | {"bias": False, "multi_query": True}),
+    "falcon-40b": ("falcon", SIZES | {"num_kv_heads": "num_kv_heads"},
+                   SMALL | {"bias": False, "new_decoder_architecture": True}),
+    "gpt-neo-1.3b": ("gpt_neo", {"hidden_size": "hidden_size", "num_heads": "num_heads"},
+                     {"num_layers": 3, "attention_types": [[["global"], 3]]}),
+    "gpt-j-6b": ("gptj", GPT_J, {"n_layer": 3}),
+    "phi-2": ("phi", SIZES | {"intermediate_size": "ffn_size"}, SMALL),
+    "starcoderbase-1b": ("gpt_bigcode", GPT_J, {"n_layer": 3, "n_positions": 8192}),
+    "nemotron-3-8b": ("nemotron", SIZES | {"intermediate_size": "ffn_size",
+                                           "num_key_value_heads": "num_kv_heads"}, SMALL),
+    "albert-base": ("albert", SIZES | {"intermediate_size": "ffn_size"},
+                    {"num_hidden_layers": 12}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_families_of_the_table_count_as_transformers_does(name):
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    family, fields, fixed = TABLE[name]
+    shape = by_name(name)
+    if family != "albert":
+        shape = dataclasses.replace(shape, num_layers=3)
+    config = AutoConfig.for_model(
+        family, **{key: getattr(shape, field) for key, field in fields.items()}, **fixed
+    )
+    with torch.device("meta"):
+        model = (AutoModelForCausalLM if shape.causal else AutoModel).from_config(config)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [n for n in table() if re.search(r"\d(b|m)(-|$)", n)])
+def test_names_tell_their_size(name):
+    number, unit = re.search(r"(\d+(?:\.\d+)?)(b|m)(?:-|$)", name).groups()
+    stated = float(number) * (1e9 if unit == "b" else 1e6)
+    # codegen-2b and the like round down.
+    assert 0.9 < by_name(name).parameters / stated < 1.4
 
 
 @pytest.mark.parametrize(
