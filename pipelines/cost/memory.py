@@ -36,6 +36,9 @@ PRIORS: dict[str, tuple[float, float]] = {
     # Share of a layer's activations that a compiler, and selective checkpointing, keep.
     "memory.compiled": (0.7, 0.05),
     "memory.selective": (0.35, 0.08),
+    # What TensorFlow keeps of a layer, against PyTorch: by its operators 1.75; the largest batches
+    # that fit a Titan X (README of google-research/bert) bear it out.
+    "memory.tensorflow": (1.75, 0.1),
     # Gradients and work space of the layer at work, in multiples of what it saves.
     "memory.transient": (0.5, 0.1),
     "memory.staged": (1.0, 0.06),

@@ -116,6 +116,8 @@ def saved(c: Columns, mode: Mode, theta: Mapping[str, float]) -> tuple[Floats, F
     tokens = tokens_of(c)
     layer = tokens * layer_bytes(c, mode, theta) / c["tp"] * theta["memory.activations"]
     layer = layer * np.where(c.flags["compiled"], theta["memory.compiled"], 1.0)
+    # Graphs of single operators: norms, GELU and dropout keep every intermediate, masks are fp32.
+    layer = layer * np.where(c.is_("runtime", "tensorflow"), theta["memory.tensorflow"], 1.0)
     layers = c["num_layers"] / c["pp"]
     in_flight = np.where(c["pp"] > 1, np.minimum(c["grad_accum"] * pieces(c), c["pp"]), 1.0)
     full = c.is_("checkpointing", "full")

@@ -45,6 +45,8 @@ def mode_of(c: Columns) -> Mode:
     # Fine-tuning recipes of PyTorch LLM libraries keep bf16 weights; pre-training keeps fp32.
     recipe = c.is_("runtime", "pytorch") & c.is_("task", "finetune")
     recipe &= c.is_("precision", "bf16") & c.flags["causal"]
+    # LOMO updates half weights in place.
+    recipe |= np.char.find(c.names["optimizer"].astype(str), "lomo") >= 0
     pure = half & ~master & (c.flags["pure_precision"] | frozen | ~train | recipe)
     autocast = half & ~pure & ~master & ~c.is_("sharding", "fsdp")
     names = c.names["quantization"].astype(str)
@@ -173,11 +175,11 @@ def optimizer_bytes(c: Columns, width: Floats) -> Floats:
         "sharding", "zero1", "zero2", "zero3"
     )
     moment = np.where(master, 4.0, width)
-    one = has("lion", "sgd", "momentum", "muon")
+    one = has("lion", "momentum", "muon")
     result: Floats = np.select(
         [has("lomo"), has("8bit", "8-bit") & one, has("8"), has("4bit", "4-bit"),
-         has("adafactor"), has("galore", "apollo"), one],
-        [0.0, 1.0, 2.0, 1.0, 0.05, 0.5 * moment, moment], 2.0 * moment,
+         has("adafactor"), has("galore", "apollo"), one, has("sgd")],
+        [0.0, 1.0, 2.0, 1.0, 0.05, 0.5 * moment, moment, 0.0], 2.0 * moment,
     )  # fmt: skip
     # Paged states move to the host under pressure.
     return np.where(has("paged"), 0.25 * result, result)

@@ -7,6 +7,7 @@ whose message becomes the row's reason.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from components.contract import SpecError
@@ -37,17 +38,36 @@ _LIMITS = {
 # Tokens of a sample where the row does not say how many.
 UNSIZED = 512.0
 _BINARY = {"tied_embeddings", "gated_mlp", "causal", "activation_checkpointing", "packing"}
-_RUNTIME_ALIASES = {
-    "torch": "pytorch",
-    "ort": "onnxruntime",
-    "onnx": "onnxruntime",
-    "onnxruntime-cuda": "onnxruntime",
-    "trt": "tensorrt",
-    "tf": "tensorflow",
-    "megatron-lm": "megatron",
-    "megatron-bridge": "nemo",
-    "paddlepaddle": "paddle",
-    "": "pytorch",
+# Tools by the runtime whose kernels they run.
+_RUNTIMES = {
+    "pytorch": (
+        *("", "torch", "torchscript", "transformers", "huggingface", "hf", "accelerate", "peft"),
+        *("lightning", "litgpt", "composer", "llm-foundry", "torchtune", "torchtitan", "axolotl"),
+        *("unsloth", "llama-factory", "fairseq", "fsdp", "ddp", "fairscale"),
+    ),
+    "onnxruntime": ("ort", "onnx", "onnxruntime-cuda", "onnxruntime-gpu", "optimum"),
+    "onnxruntime-tensorrt": ("ort-tensorrt", "ort-trt", "onnxruntime-trt"),
+    "tensorrt": (
+        *("trt", "tensorrt-llm", "trt-llm", "trtllm", "torch-tensorrt", "fastertransformer"),
+        *("deepspeed-inference", "lightseq", "vllm", "sglang", "tgi"),
+    ),
+    "tensorflow": ("tf", "tf1", "tf2", "keras", "mxnet"),
+    "megatron": ("megatron-lm", "megatron-deepspeed", "megatron-core", "colossalai"),
+    "nemo": ("megatron-bridge", "nemo-framework"),
+    "deepspeed": ("zero", "zero-offload"),
+    "paddle": ("paddlepaddle",),
+}
+_RUNTIME_ALIASES = {alias: name for name, aliases in _RUNTIMES.items() for alias in aliases}
+_PRECISION_ALIASES = {
+    "amp": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "float": "fp32",
+    "mixed": "fp16",
+    "half": "fp16",
+    "w8a8": "int8",
+    "i8": "int8",
 }
 
 
@@ -310,21 +330,19 @@ def _batch(row: Row, kind: str, replicas: int, generation: bool) -> tuple[float,
 def _precision(row: Row) -> tuple[str, str]:
     raw = row.text("precision_raw").lower()
     precision = row.text("precision").lower() or raw
-    precision = {
-        "amp": "fp16",
-        "float16": "fp16",
-        "bfloat16": "bf16",
-        "float32": "fp32",
-        "mixed": "fp16",
-        "half": "fp16",
-    }.get(precision, precision)
+    precision = _PRECISION_ALIASES.get(precision, precision)
+    if precision not in PRECISIONS:
+        # "bf16-mixed", "fp8_e4m3", "amp fp16": the one format that is named.
+        words = [_PRECISION_ALIASES.get(w, w) for w in re.findall(r"[a-z]+\d+", precision)]
+        named = {word for word in words if word in PRECISIONS}
+        precision = named.pop() if len(named) == 1 else precision
     if precision not in PRECISIONS:
         raise SpecError(f"precision is {precision!r}: must be one of {', '.join(PRECISIONS)}")
     return precision, raw
 
 
 def _runtime(row: Row) -> str:
-    runtime = row.text("runtime").lower()
+    runtime = row.text("runtime").lower().replace("_", "-").replace(" ", "-")
     return _RUNTIME_ALIASES.get(runtime, runtime)
 
 

@@ -51,6 +51,14 @@ def test_committed_figures_meet_the_bars_for_time(committed):
         assert time[mode]["mean over tables"]["median"] <= 0.20
 
 
+def test_committed_figures_meet_the_bars_for_memory(committed):
+    memory = committed["memory"]
+    for mode in ("leave-one-GPU-out", "leave-one-model-out", "leave-one-table-out"):
+        assert memory[mode]["all"]["median"] <= 0.10
+        assert memory[mode]["all"]["mean"] <= 0.15
+        assert 0.75 <= memory[mode]["all"]["coverage"] <= 0.95
+
+
 @needs_shared
 def test_memory_never_calls_an_oom_row_fitting_and_seldom_refuses_one_that_ran():
     import csv

@@ -55,7 +55,8 @@ def test_a_layer_keeps_what_autograd_keeps(family, precision, attention, monkeyp
         ({}, 8.0),
         ({"precision": "fp32"}, 16.0),
         ({"runtime": "deepspeed", "precision": "fp16", "sharding": "zero1"}, 16.0),
-        ({"optimizer": "sgd"}, 6.0),
+        ({"optimizer": "sgd"}, 4.0),
+        ({"optimizer": "sgd momentum"}, 6.0),
         ({"optimizer": "adamw8bit"}, 6.0),
         ({"precision": "fp32", "optimizer": "lion"}, 12.0),
     ],
@@ -113,6 +114,39 @@ def test_published_rules_of_thumb_hold():
     )  # fmt: skip
     assert predict(qlora).fits is True
     assert predict(dataclasses.replace(qlora, shape=LLAMA, gpu="RTX3060")).fits is True
+
+
+def test_figures_published_elsewhere_are_near():
+    """BERT-large at 512 tokens, fp32 AdamW (Hugging Face's guide to training on one GPU, its
+    1,343 MB of context taken off) and LLaMA-7B by AdamW and LOMO (arXiv 2306.09782, table 1)."""
+    bert = dataclasses.replace(
+        FULL, shape=by_name("bert-large"), precision="fp32", seq_len=512, micro_batch=1,
+        grad_accum=4, head="small", optimizer="adamw",
+    )  # fmt: skip
+    assert predict(bert).peak_memory_bytes == pytest.approx(7338 * 2**20, rel=0.1)
+    thin = dataclasses.replace(bert, checkpointing="full")
+    assert predict(thin).peak_memory_bytes == pytest.approx(5432 * 2**20, rel=0.1)
+    adamw = dataclasses.replace(
+        FULL, runtime="deepspeed", precision="fp16", checkpointing="full", micro_batch=8,
+        seq_len=512,
+    )  # fmt: skip
+    assert predict(adamw).peak_memory_bytes == pytest.approx(102.2 * 2**30, rel=0.05)
+    lomo = dataclasses.replace(
+        adamw, runtime="pytorch", optimizer="lomo", micro_batch=1, chunked_loss=True
+    )
+    assert predict(lomo).peak_memory_bytes == pytest.approx(14.58 * 2**30, rel=0.15)
+
+
+def test_the_largest_batches_that_fit_a_titan_x_fit():
+    """README of google-research/bert, TensorFlow with Adam in fp32 on 12 GB: twice the batch is
+    too large by its table."""
+    for name, seq, batch in (("bert-base", 128, 32), ("bert-base", 512, 6), ("bert-large", 128, 6)):
+        fits = dataclasses.replace(
+            FULL, shape=by_name(name), runtime="tensorflow", precision="fp32", seq_len=seq,
+            micro_batch=batch, head="small", optimizer="adam", gpu="TITAN Xp",
+        )  # fmt: skip
+        assert predict(fits).fits is True
+        assert predict(fits).peak_memory_bytes > 0.5 * 12 * 2**30
 
 
 ROW = {

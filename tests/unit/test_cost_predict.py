@@ -148,6 +148,27 @@ def test_blank_optional_cells_are_handled():
     assert row["latency_ms"] == ""
 
 
+@pytest.mark.parametrize(
+    ("column", "written", "meant"),
+    [
+        ("precision", "bf16-mixed", "bf16"),
+        ("precision", "AMP fp16", "fp16"),
+        ("precision", "FP8_e4m3", "fp8"),
+        ("runtime", "Torch Tune", "torch-tune"),
+        ("runtime", "transformers", "pytorch"),
+        ("runtime", "TensorRT-LLM", "tensorrt"),
+        ("gpu", "NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
+        ("gpu", "GeForce RTX 4070 Ti SUPER", "RTX4070TiSUPER"),
+        ("model", "albert-base-v2", "albert-base"),
+        ("model", "EleutherAI/gpt-j-6B", "gpt-j-6b"),
+    ],
+)
+def test_spellings_mean_the_same(column, written, meant):
+    first, second = predict_rows([ROW | {"gpu": "H100"} | {column: c} for c in (written, meant)])
+    assert first["step_time_s"]
+    assert first == second
+
+
 def test_the_name_of_a_table_does_not_change_a_prediction():
     first, second = predict_rows([ROW, ROW | {"row_id": "other_table-99", "source": "elsewhere"}])
     assert {**first, "row_id": ""} == {**second, "row_id": ""}
