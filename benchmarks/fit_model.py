@@ -35,7 +35,7 @@ FOLDS, SEED = 4, 0
 # stack of its own) or by all others.
 UNSEEN = (("width", "model", False), ("gpu_stack", "gpu", False), ("work", "gpu", True))
 # Rows that a software stack needs to say half of its own unseen spread; fewer lean on all.
-OWN_ROWS = 15
+OWN_ROWS = 5
 # Standard deviation of a counted row of memory whose every part is certain.
 MEMORY_NOISE = 0.02
 
@@ -74,6 +74,7 @@ def widen(
         sizes = {g: np.sum(problem.weight[column == g]) for g in set(column.tolist())}
         top = max(sizes, key=lambda g: sizes[g])
         rows = known & ((column == top) if largest else (column != top))
+        rows &= _unseen_rows(problem, column, level)
         every = _cover(problem, held[by].mean, column, rows, scaled, level)
         scaled = _with_unseen(scaled, level, every)
         if largest:
@@ -84,7 +85,32 @@ def widen(
             count = mine.sum()
             variance = (count * own**2 + OWN_ROWS * every**2) / (count + OWN_ROWS)
             scaled = _with_unseen(scaled, f"{level}:{name}", float(np.sqrt(variance)))
+        if level == "width":
+            scaled = _scatter(problem, measured, held["model"].mean, stack, scaled)
     return scaled
+
+
+def _scatter(
+    problem: Problem, measured: Measured, mean: np.ndarray, stack: np.ndarray, scaled: Calibration
+) -> Calibration:
+    """Add what models held out scatter more than all levels say, by stack and task."""
+    tasks = measured.columns.names["task"].astype(str)
+    kind = np.char.add(np.char.add(stack, "."), tasks)
+    for name in sorted(set(kind.tolist())):
+        mine = (problem.weight > 0) & (kind == name)
+        wide = _cover(problem, mean, measured.model, mine, scaled, f"noise:{name}")
+        wide *= float(np.sqrt(mine.sum() / (mine.sum() + OWN_ROWS)))
+        scaled = _with_unseen(scaled, f"noise:{name}", wide)
+    return scaled
+
+
+def _unseen_rows(problem: Problem, groups: np.ndarray, level: str) -> np.ndarray:
+    """Rows whose effect of `level` occurs within their own group only."""
+    found: dict[str, set[str]] = {}
+    names = [next(n for n in e if n.startswith(f"{level}:")) for e in problem.effects]
+    for name, group in zip(names, groups.tolist(), strict=True):
+        found.setdefault(name, set()).add(group)
+    return np.array([len(found[name]) == 1 for name in names])
 
 
 def _with_unseen(calibration: Calibration, level: str, spread: float) -> Calibration:
@@ -118,6 +144,8 @@ def _cover(
     calibration: Calibration, level: str,
 ) -> float:  # fmt: skip
     """Return `level`'s least unseen spread that covers the target share of `rows`."""
+    if not rows.any():
+        return 0.0
     error, weight = np.abs(mean - problem.target)[rows], problem.weight[rows]
     # Variance is linear in the unseen variance: two evaluations give every candidate.
     variance = []

@@ -143,12 +143,13 @@ def learn_residuals(
 ) -> Calibration:  # fmt: skip
     """Fit the effects; without `spreads` estimate each level's by expectation maximisation."""
     used = keep & (problem.weight > 0)
-    names = sorted({n for i in np.flatnonzero(used) for n in problem.effects[i]})
+    learnt = [[n for n in e if n.split(":", 1)[0] in problem.levels] for e in problem.effects]
+    names = sorted({n for i in np.flatnonzero(used) for n in learnt[i]})
     index = {n: i for i, n in enumerate(names)}
     level = np.array([n.split(":", 1)[0] for n in names])
     matrix = np.zeros((int(used.sum()), len(names)))
     for row, i in enumerate(np.flatnonzero(used)):
-        matrix[row, [index[n] for n in problem.effects[i]]] = 1.0
+        matrix[row, [index[n] for n in learnt[i]]] = 1.0
     target, weight = residual[used], np.minimum(problem.weight[used], 3.0)
     # Outliers are pulled in: a row off by a factor tells little about its class.
     target = np.clip(target, -0.5, 0.5)
@@ -241,7 +242,7 @@ def _inverse_covariance(problem: Problem, calibration: Calibration) -> Vector:
     matrix = np.zeros((len(problem.effects), len(index)))
     for row, names in enumerate(problem.effects):
         matrix[row, [index[name] for name in names]] = 1.0
-    prior = np.array([calibration.spreads[name.split(":", 1)[0]] for name in index])
+    prior = np.array([calibration.spreads.get(name.split(":", 1)[0], 0.0) for name in index])
     # A row without weight (out of memory) says nothing.
     weight = np.minimum(np.maximum(problem.weight, 1e-9), 3.0)
     scaled = matrix * prior

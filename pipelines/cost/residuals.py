@@ -61,6 +61,8 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
                 f"load:{gpu[i]}|{s}|{tokens[i]}",
                 f"parallel:{s}|{spread}",
                 f"parallel_width:{s}|{spread}|{c['hidden_size'][i]:.0f}|{batch[i]}",
+                # Never learnt: how much more such rows scatter (`unseen`).
+                f"noise:{s}.{task[i]}",
             ]
         )
     return out
