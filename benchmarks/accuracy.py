@@ -198,7 +198,8 @@ def page(document: dict[str, Any]) -> str:
         "precision. What an unseen GPU, "
         "stack or model adds to an interval was set from these same held-out errors (of GPUs and "
         "models, a software stack at a time), so overall coverage is by construction and only "
-        "its spread over partitions is evidence; leaving a table out was used for nothing. "
+        "its spread over partitions is evidence. Leaving a table out often leaves a whole software "
+        "stack out; it set only what a stack never measured adds. "
         "Published rows elsewhere may fare worse.",
         "",
         "Memory is a count, not a fit: constants may move little from values that follow from how "

@@ -85,9 +85,29 @@ def widen(
             count = mine.sum()
             variance = (count * own**2 + OWN_ROWS * every**2) / (count + OWN_ROWS)
             scaled = _with_unseen(scaled, f"{level}:{name}", float(np.sqrt(variance)))
+        for name in set(stack.tolist()) - set(stack[rows].tolist()):
+            scaled = _with_unseen(scaled, f"{level}:{name}", every)
         if level == "width":
             scaled = _scatter(problem, measured, held["model"].mean, stack, scaled)
-    return scaled
+    return _new_stack(problem, measured, full, stack, scaled)
+
+
+def _new_stack(
+    problem: Problem, measured: Measured, full: np.ndarray, stack: np.ndarray, scaled: Calibration
+) -> Calibration:
+    """Set what a software stack that was never measured adds: known ones have their own figure.
+
+    Tables that have a stack for themselves are left out; their rows of that stack tell.
+    """
+    alone = np.array([len(set(measured.table[stack == name].tolist())) == 1 for name in stack])
+    tables = tuple(sorted(set(measured.table[alone].tolist())))
+    held = leave_out(problem, full, measured.table, scaled, only=tables)
+    rows = alone & (problem.weight > 0)
+    bare = dataclasses.replace(
+        scaled, unseen={k: v for k, v in scaled.unseen.items() if ":" not in k}
+    )
+    wide = _cover(problem, held.mean, measured.table, rows, bare, "gpu_stack")
+    return _with_unseen(scaled, "gpu_stack", wide)
 
 
 def _scatter(
