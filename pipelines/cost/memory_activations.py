@@ -37,7 +37,8 @@ def eager_attention(c: Columns) -> Bools:
     """Whether score matrices are written out."""
     stated = c.names["attention"].astype(str)
     unsaid = (stated == "") & ~c.flags["causal"] & ~c.flags["compiled"]
-    return np.isin(stated, ("eager", "unfused", "torch")) | unsaid
+    eager: Bools = np.isin(stated, ("eager", "unfused", "torch")) | unsaid
+    return eager
 
 
 def layer_bytes(c: Columns, mode: Mode, theta: Mapping[str, float]) -> Floats:

@@ -169,7 +169,10 @@ def optimizer_bytes(c: Columns, width: Floats) -> Floats:
     names = np.char.replace(c.names["optimizer"].astype(str), "_", "-")
 
     def has(*words: str) -> Bools:
-        return np.any([np.char.find(names, word) >= 0 for word in words], axis=0)
+        found = np.zeros(c.size, dtype=bool)
+        for word in words:
+            found |= np.char.find(names, word) >= 0
+        return found
 
     master = c.is_("runtime", "megatron", "nemo", "deepspeed") | c.is_(
         "sharding", "zero1", "zero2", "zero3"
