@@ -71,19 +71,22 @@ def _best_of_groups(space: Space) -> list[Choice]:
     _, first = np.unique(key[order], return_index=True)
     wins = np.zeros(len(key), dtype=bool)
     wins[order[first]] = True
-    best: dict[int, Choice] = {}
-    for part in totals(space):
-        for index in np.flatnonzero(wins[part.rows]):
-            found = choice_of(space, part, int(index))
-            have = best.get(found.row)
-            better = have is None or (
-                (found.seconds, found.usd) < (have.seconds, have.usd)
-                if by_time
-                else (found.usd, found.seconds) < (have.usd, have.seconds)
-            )
-            if better:
-                best[found.row] = found
-    return list(best.values())
+    parts = totals(space)
+    figures = np.full((2, len(key)), np.inf)  # by the objective, then by the other
+    where = np.zeros((2, len(key)), dtype=np.int64)  # part, and place in it
+    for number, part in enumerate(parts):
+        index = np.flatnonzero(wins[part.rows])
+        rows = part.rows[index]
+        both = (part.seconds[index], part.usd[index])
+        value, other = both if by_time else both[::-1]
+        have, have_other = figures[:, rows]
+        better = (value < have) | ((value == have) & (other < have_other))
+        figures[0, rows[better]], figures[1, rows[better]] = value[better], other[better]
+        where[0, rows[better]], where[1, rows[better]] = number, index[better]
+    return [
+        choice_of(space, parts[where[0, row]], int(where[1, row]))
+        for row in np.flatnonzero(np.isfinite(figures[0])).tolist()
+    ]
 
 
 def _front(found: list[Choice]) -> list[Choice]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pipelines.cost.workload import HERE_CPU, Workload
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.object_]
+T = TypeVar("T")
 
 # A GEMM on a CPU behaves like one on a "GPU" of one SM per core.
 _NO_LINK = 0.0
@@ -78,28 +79,46 @@ def columns_of(workloads: Sequence[Workload]) -> Columns:
     Raises:
         KeyError: a GPU name that `find_gpu` does not know (callers check names first).
     """
-    shapes = [w.shape for w in workloads]
+    # Thousands of layouts share a shape and a device: read each of those once.
+    shapes, shape_of = _distinct([w.shape for w in workloads], id)
+    devices, device_of = _distinct(
+        list(workloads), lambda w: (w.gpu, w.precision, id(w.cpu) if w.cpu else None)
+    )
     values: dict[str, Floats] = {
-        key: np.array([getattr(s, key) for s in shapes], dtype=float) for key in _SHAPE
+        key: np.array([getattr(s, key) for s in shapes], dtype=float)[shape_of] for key in _SHAPE
     }
     for key in _WORKLOAD:
         values[key] = np.array([getattr(w, key) for w in workloads], dtype=float)
     flags = {key: np.array([getattr(w, key) for w in workloads], dtype=bool) for key in _FLAGS}
-    flags["causal"] = np.array([s.causal for s in shapes], dtype=bool)
-    flags["gated_mlp"] = np.array([s.gated_mlp for s in shapes], dtype=bool)
-    flags["tied"] = np.array([s.tied_embeddings for s in shapes], dtype=bool)
+    flags["causal"] = np.array([s.causal for s in shapes], dtype=bool)[shape_of]
+    flags["gated_mlp"] = np.array([s.gated_mlp for s in shapes], dtype=bool)[shape_of]
+    flags["tied"] = np.array([s.tied_embeddings for s in shapes], dtype=bool)[shape_of]
     names = {key: np.array([getattr(w, key) for w in workloads], dtype=object) for key in _NAMES}
-    names["family"] = np.array([s.family for s in shapes], dtype=object)
-    devices = [_device(w) for w in workloads]
-    for key in devices[0] if devices else ():
-        column = [device[key] for device in devices]
+    names["family"] = np.array([s.family for s in shapes], dtype=object)[shape_of]
+    found = [_device(w) for w in devices]
+    for key in found[0] if found else ():
+        column = [device[key] for device in found]
         if isinstance(column[0], str):
-            names[key] = np.array(column, dtype=object)
+            names[key] = np.array(column, dtype=object)[device_of]
         elif isinstance(column[0], bool):
-            flags[key] = np.array(column, dtype=bool)
+            flags[key] = np.array(column, dtype=bool)[device_of]
         else:
-            values[key] = np.array(column, dtype=float)
+            values[key] = np.array(column, dtype=float)[device_of]
     return Columns(size=len(workloads), values=values, flags=flags, names=names)
+
+
+def _distinct(items: list[T], key: Callable[[T], Hashable]) -> tuple[list[T], npt.NDArray[np.intp]]:
+    """Return the items with distinct keys, and for each item the place of its like among them."""
+    place: dict[Hashable, int] = {}
+    found: list[T] = []
+    where = np.empty(len(items), dtype=np.intp)
+    for i, item in enumerate(items):
+        name = key(item)
+        if name not in place:
+            place[name] = len(found)
+            found.append(item)
+        where[i] = place[name]
+    return found, where
 
 
 def _device(workload: Workload) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipelines.cost.columns import columns_of
 from pipelines.cost.hardware import find_gpu
 from pipelines.cost.job import Job
-from pipelines.cost.predict import predict_many
+from pipelines.cost.predict import predict_many, predict_memory
 from pipelines.cost.workload import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -146,12 +146,12 @@ def timed(job: Job, found: list[Layout]) -> Timed:
     columns = columns_of(mean)
     answers = predict_many(columns)
     longest = {**columns.values, "seq_len": np.full(columns.size, float(job.longest))}
-    worst = predict_many(dataclasses.replace(columns, values=longest))
+    worst = predict_memory(dataclasses.replace(columns, values=longest))
     return Timed(
         layouts=found,
         step_s=answers.seconds,
         spread=answers.seconds_high / answers.seconds,
-        memory=worst.memory,
-        memory_high=worst.memory_high,
+        memory=worst.value,
+        memory_high=worst.high,
         fits=worst.fits,
     )

@@ -74,11 +74,7 @@ def predict_many(
     seconds: Floats = np.sum(list(parts.values()), axis=0)
     mean, spread = time_effects(c, model.stack, time_calibration or shipped("time"))
     seconds = seconds * np.exp(mean)
-    bytes_by_part = memory_parts(c, theta)
-    memory: Floats = np.sum(list(bytes_by_part.values()), axis=0)
-    wide = memory_spread(memory_doubt(c, bytes_by_part), memory_calibration or shipped("memory"))
-    memory_low = memory * np.exp(-Z80 * wide)
-    memory_high = memory * np.exp(Z80 * wide)
+    held = predict_memory(c, coefficients=theta, calibration=memory_calibration)
     replicas = np.where(model.train, c["data_parallel"] * c["grad_accum"], 1.0)
     samples = c["micro_batch"] * replicas
     return Predictions(
@@ -87,13 +83,38 @@ def predict_many(
         seconds_high=seconds * np.exp(Z80 * spread),
         samples=samples,
         tokens=samples * c["seq_len"],
-        memory=memory,
-        memory_low=memory_low,
-        memory_high=memory_high,
-        fits=fits(c, memory_low, memory_high),
+        memory=held.value,
+        memory_low=held.low,
+        memory_high=held.high,
+        fits=held.fits,
         train=model.train.astype(float),
-        parts=parts | {f"memory.{k}": v for k, v in bytes_by_part.items()},
+        parts=parts | {f"memory.{k}": v for k, v in held.parts.items()},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Peak bytes with their 80 % interval, whether they fit (1, 0, NaN), and the parts."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+    fits: Floats
+    parts: dict[str, Floats]
+
+
+def predict_memory(
+    c: Columns,
+    *,
+    coefficients: Mapping[str, float] | None = None,
+    calibration: Calibration | None = None,
+) -> Memory:
+    """Predict peak memory alone."""
+    parts = memory_parts(c, default_coefficients() if coefficients is None else coefficients)
+    memory: Floats = np.sum(list(parts.values()), axis=0)
+    wide = memory_spread(memory_doubt(c, parts), calibration or shipped("memory"))
+    low, high = memory * np.exp(-Z80 * wide), memory * np.exp(Z80 * wide)
+    return Memory(value=memory, low=low, high=high, fits=fits(c, low, high), parts=parts)
 
 
 def fits(c: Columns, memory_low: Floats, memory_high: Floats) -> Floats:

@@ -235,9 +235,9 @@ class _Seen:
 
 def _read_local(spec: Spec, split: str, uri: str) -> SplitProfile:
     if uri.startswith("synthetic://"):
-        rows = ([word for word, _ in sentence] for sentence in synthetic.sentences(uri))
-        size = synthetic.profile(uri)["bytes"]
-        examples: Iterator[Example] = (Example(0, words) for words in rows)
+        made = synthetic.sentences(uri)
+        size = synthetic.figures(made)["bytes"]
+        examples: Iterator[Example] = (Example(0, [word for word, _ in row]) for row in made)
     else:
         source = sources.stage(split, uri, Path(os.devnull))
         size = source.bytes

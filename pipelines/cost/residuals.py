@@ -45,7 +45,7 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
     gpu, precision, task = c.names["device"], c.names["precision"], c.names["task"]
     width = [f"{h:.0f}x{n:.0f}" for h, n in zip(c["hidden_size"], c["num_layers"], strict=True)]
     seq, batch = _bucket(c["seq_len"]), _bucket(c["micro_batch"])
-    tokens = _bucket(c["micro_batch"] * c["seq_len"] / c["cp"])
+    tokens = _bucket(_tokens(c))
     out = []
     for i, s in enumerate(stack):
         spread = f"{c['tp'][i]:.0f}|{c['pp'][i] > 1}|{c['data_parallel'][i] > 1}"
@@ -69,8 +69,32 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
 
 
 def time_effects(c: Columns, stack: list[str], calibration: Calibration) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation of the log residual of each row's time."""
-    return apply_names(time_effect_names(c, stack), calibration)
+    """Return mean and standard deviation of the log residual of each row's time.
+
+    Rows that share all their effects are named once.
+    """
+    columns = (
+        *(c.names[name].tolist() for name in ("device", "precision", "task", "recipe")),
+        *(c[name].tolist() for name in ("hidden_size", "num_layers", "tp")),
+        *((c[name] > 1).tolist() for name in ("pp", "data_parallel")),
+        *(_bucket(c[name]) for name in ("seq_len", "micro_batch")),
+        _bucket(_tokens(c)),
+        stack,
+    )
+    keys = list(zip(*columns, strict=True))
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    rows = list(first.values())
+    names = time_effect_names(c.take(np.array(rows, dtype=np.intp)), [stack[i] for i in rows])
+    mean, spread = apply_names(names, calibration)
+    place = {key: number for number, key in enumerate(first)}
+    where = np.array([place[key] for key in keys], dtype=np.intp)
+    return mean[where], spread[where]
+
+
+def _tokens(c: Columns) -> Floats:
+    """Tokens that one GPU works on at once."""
+    result: Floats = c["micro_batch"] * c["seq_len"] / c["cp"]
+    return result
 
 
 def memory_spread(doubt: Floats, calibration: Calibration) -> Floats:

@@ -407,7 +407,7 @@ def test_the_synthetic_set_is_ingested_as_profiled(tmp_path):
     uris = {s: f"synthetic://ner/{s}?seed=17" for s in ("train", "validation", "test")}
     _, manifest = ingest(tmp_path, {s: {"uri": u} for s, u in uris.items()})
     for split, uri in uris.items():
-        profile = synthetic.profile(uri)
+        profile = synthetic.figures(synthetic.sentences(uri))
         assert manifest["splits"][split]["examples"] == profile["rows"]
         assert manifest["splits"][split]["words"] == profile["words"]
     assert manifest["source_scheme"] == "BIO2"

@@ -64,7 +64,7 @@ def test_the_same_uri_gives_the_same_text_and_another_seed_another():
     assert synthetic.sentences("synthetic://ner/test?seed=17") == SETS["test"]
     assert synthetic.sentences("synthetic://ner/test") == SETS["test"]
     assert synthetic.sentences("synthetic://ner/test?seed=18") != SETS["test"]
-    assert synthetic.profile("synthetic://ner/test?seed=17")["rows"] == len(SETS["test"])
+    assert synthetic.figures(SETS["test"])["rows"] == len(SETS["test"])
 
 
 @pytest.mark.parametrize(
