@@ -165,7 +165,8 @@ def _from_marker(
     store: Store, fingerprint: str, step: str, run_id: str, plan_hash: str
 ) -> str | None:
     marker = store.get_json(f"markers/{fingerprint}.json")
-    if marker is None or not store.tiers_of(marker["output"]):
+    # Renewed: a collection that looked before this run named it must not remove it.
+    if marker is None or not store.renew(marker["output"]):
         return None
     report = {**marker["report"], "step": step, "cached": True, "plan_hash": plan_hash}
     store.put_json(f"runs/{run_id}/steps/{step}.json", report)

@@ -111,16 +111,20 @@ def test_create_only_writes(endpoint):
     assert bucket.read("k") != b"late"
 
 
-def test_renewing_moves_the_time_and_keeps_the_bytes(endpoint):
+def test_what_is_renewed_is_not_removed_and_stays_as_it_is(endpoint):
     bucket = ObjectBucket(f"s3://tiers/renew?endpoint={endpoint}")
     bucket.write("blobs/k", b"body")
-    before = bucket.entry("blobs/k").modified
+    before = bucket.entry("blobs/k")
     time.sleep(1.1)
     assert bucket.freshen("blobs/k", older_than_seconds=0)
-    assert bucket.entry("blobs/k").modified > before
+    assert bucket.entry("blobs/k") == before
+    [listed] = bucket.list("blobs")
+    assert listed.modified > before.modified
+    assert not bucket.delete("blobs/k", unless_newer_than=before.modified)
     assert bucket.read("blobs/k") == b"body"
-    assert list(bucket.list("renewed")) == []
-    assert not bucket.freshen("blobs/none", older_than_seconds=0)
+    assert bucket.delete("blobs/k", unless_newer_than=bucket.now())
+    assert not bucket.freshen("blobs/k", older_than_seconds=0)
+    assert list(bucket.list("removing")) == list(bucket.list("renewed")) == []
 
 
 def test_ingest_reads_from_s3(tmp_path, endpoint):
