@@ -310,17 +310,10 @@ def _open(uri: str) -> tuple[Any, str | None]:
             f"storage: option {sorted(unknown)[0]!r} of {uri!r} is not known",
             remedy=f"use {', '.join(sorted(OPTIONS))}",
         )
-    config: dict[str, Any] = {}
-    endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = options.get("endpoint")
     if parts.scheme == "s3":
-        config["region"] = options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
-        if endpoint:
-            config["endpoint"] = endpoint
-            config["virtual_hosted_style_request"] = False
-        if "sse" in options:
-            config["server_side_encryption"] = options["sse"]
-        if "kms_key" in options:
-            config["sse_kms_key_id"] = options["kms_key"]
+        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+    config = _config(parts.scheme, options, endpoint)
     client: dict[str, Any] = {
         "timeout": timedelta(seconds=REQUEST_TIMEOUT_SECONDS),
         "connect_timeout": timedelta(seconds=10),
@@ -342,6 +335,25 @@ def _open(uri: str) -> tuple[Any, str | None]:
     except Exception as error:
         raise SpecError(f"storage: {uri!r} cannot be opened: {_first_line(error)}") from error
     return store, options.get("storage_class")
+
+
+def _config(scheme: str, options: dict[str, str], endpoint: str | None) -> dict[str, Any]:
+    """Return a store's settings; what is not named here comes from its own environment."""
+    if scheme == "gs":
+        return {"base_url": endpoint} if endpoint else {}
+    if scheme != "s3":
+        return {"endpoint": endpoint} if endpoint else {}
+    config: dict[str, Any] = {
+        "region": options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
+    }
+    if endpoint:
+        config["endpoint"] = endpoint
+        config["virtual_hosted_style_request"] = False
+    if "sse" in options:
+        config["server_side_encryption"] = options["sse"]
+    if "kms_key" in options:
+        config["sse_kms_key_id"] = options["kms_key"]
+    return config
 
 
 def head(uri: str) -> list[Any]:
