@@ -67,6 +67,8 @@ def handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             if fault in STATUS_FAULTS:
                 self._refuse(*STATUS_FAULTS[fault])
                 return
+            if fault == "wrong_upload" and body:
+                body = body[:-1] + bytes([body[-1] ^ 1])
             upstream = http.client.HTTPConnection(proxy.target, timeout=60)
             upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
             answer = upstream.getresponse()

@@ -275,6 +275,11 @@ class ObjectBucket:
         except (FileNotFoundError, failures.AlreadyExistsError, failures.PreconditionError):
             raise
         except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
+            if "InvalidObjectState" in str(error):
+                raise DataError(
+                    f"{self.uri}: cannot {what}: it is archived",
+                    remedy="suanli tier restore brings an artifact back",
+                ) from error
             raise DataError(
                 f"{self.uri}: the store refuses to {what}: {_first_line(error)}",
                 remedy="check the credentials in the environment and their rights on this bucket",
