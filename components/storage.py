@@ -185,12 +185,8 @@ class Store:
         manifest = self.manifest(uri)
         entries = manifest["files"]
         destination.mkdir(parents=True, exist_ok=True)
-        for entry in entries:
-            target = destination / entry["path"]
-            if not target.resolve().is_relative_to(destination.resolve()):
-                raise DataError(f"{uri}: path {entry['path']!r} leaves the artifact's folder")
         with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
-            list(pool.map(lambda e: self._lay_out(e, destination / e["path"]), entries))
+            list(pool.map(partial(self.lay_out, destination=destination), entries))
         self._keep_hot(manifest, destination)
         return destination
 
@@ -207,14 +203,32 @@ class Store:
         """Return the sum of the artifact's file sizes."""
         return sum(int(entry["bytes"]) for entry in self.manifest(uri)["files"])
 
-    def copy_to_tier(self, uri: str, tier: str) -> None:
-        """Make the artifact present on `tier`, verified, blobs first, manifest last."""
+    def lay_out(self, entry: dict[str, Any], destination: Path) -> Path:
+        """Lay out one file of a manifest below `destination`, verified, and return its path.
+
+        Raises:
+            DataError: it is missing everywhere or corrupted, or its path leaves the folder.
+        """
+        target = destination / str(entry["path"])
+        if not target.resolve().is_relative_to(destination.resolve()):
+            raise DataError(f"path {entry['path']!r} leaves the artifact's folder")
+        self._lay_out(entry, target)
+        return target
+
+    def copy_to_tier(
+        self, uri: str, tier: str, *, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Make the artifact present on `tier`, verified, blobs first, manifest last.
+
+        Args:
+            stop: asked before each file; once it is true the rest, and the manifest, are left out.
+        """
         manifest = self.manifest(uri)
         bucket = self.buckets[tier]
 
         def copy(entry: dict[str, Any]) -> None:
             key = blob_key(entry["sha256"])
-            if self._present(bucket, entry):
+            if stop() or self._present(bucket, entry):
                 return
             with tempfile.TemporaryDirectory(prefix="suanli-") as folder:
                 path = self._local_copy(entry, Path(folder), avoid=tier)
@@ -223,6 +237,8 @@ class Store:
         start = time.monotonic()
         with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
             list(pool.map(copy, manifest["files"]))
+        if stop():
+            return
         body = canonical_json(manifest).encode()
         _publish(bucket, body, manifest["files"], copy, counted_since=start)
 
