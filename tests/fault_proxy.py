@@ -123,6 +123,7 @@ def fault_proxy(target: str, *, seed: int = 0) -> Iterator[tuple[str, FaultProxy
     proxy = FaultProxy(target, seed=seed)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(proxy))
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # killed clients reset
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

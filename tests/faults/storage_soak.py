@@ -30,7 +30,6 @@ from pathlib import Path
 from components.contract import DataError, SuanliError
 from components.lib.buckets import blob_key
 from components.lib.collect import collect, drop, evict
-from components.lib.folders import LocalBucket
 from components.storage import TIERS, Store, Tiers, file_sha256
 
 # As long as in production in kind: far above what any operation takes on however busy a machine.
@@ -164,9 +163,8 @@ def _collect_for_ever(tiers: Tiers) -> None:
 def _let_time_pass(store: Store) -> None:
     """Make everything as old as if hours had passed: what nothing names becomes collectable, and
     nobody counts on a blob any more."""
-    for tier in TIERS:
-        root = store.local_root(tier)
-        assert root is not None
+    roots = [root for tier in TIERS if (root := store.local_root(tier)) is not None]
+    for root in roots:
         for path in [p for name in ("blobs", "manifests") for p in (root / name).rglob("*")]:
             if path.is_file():
                 then = path.stat().st_mtime - PASSING_SECONDS
@@ -215,7 +213,6 @@ def _check(store: Store, damaged: set[str], outcome: Outcome) -> None:
     problems = outcome.problems
     for tier in TIERS:
         bucket = store.buckets[tier]
-        assert isinstance(bucket, LocalBucket)
         bucket.recover("")
         for entry in list(bucket.list("manifests")):
             body = bucket.read(entry.key) or b""
@@ -228,7 +225,8 @@ def _check(store: Store, damaged: set[str], outcome: Outcome) -> None:
                     problems.append(f"{tier}: orphan manifest {name} lacks {file['sha256']}")
         for entry in list(bucket.list("blobs")):
             name = entry.key.rsplit("/", 1)[-1]
-            if file_sha256(bucket.path(entry.key)) != name and name not in damaged:
+            found = hashlib.sha256(bucket.read(entry.key) or b"").hexdigest()
+            if found != name and name not in damaged:
                 problems.append(f"{tier}: blob {name} is corrupted")
     for key in store.list_json("runs"):
         uri = store.get_json(key)["output"]
