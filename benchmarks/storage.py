@@ -1,16 +1,19 @@
-"""Data plane measurements: ``python -m benchmarks.storage ingest|memory|objects|year``.
+"""Data plane measurements: ``python -m benchmarks.storage ingest|memory|objects|stage|year``.
 
 ingest   rows/s and MB/s of the whole ingest step against `datasets` load + map with the same
          tokenizer, truncation and number of processes, alternating, median of the ratios.
 memory   peak resident memory of ingest on a file of a given size.
 objects  put and get MB/s of the store's object bucket against boto3's transfer manager on one
-         Swift server, alternating.
+         Swift server, alternating; with ``--s3fs PYTHON`` also s3fs, by that interpreter.
+stage    MB/s of laying an artifact out from a warm tier on Swift, from the hot tier, and as a
+         stream of which each file is used as it comes.
 year     a simulated year of 200 runs: our bill against simpler rules and the offline optimum.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -22,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 TEXT_LENGTH = 64
 SEED = 5
@@ -148,50 +152,152 @@ def memory(megabytes: float) -> None:
         )
 
 
-def objects(megabytes: int, repeats: int) -> None:
-    from boto3.s3.transfer import TransferConfig
+S3FS = """
+import sys, s3fs
+endpoint, key, secret = sys.argv[1:4]
+fs = s3fs.S3FileSystem(key=key, secret=secret, endpoint_url=endpoint,
+                       client_kwargs={"region_name": "us-east-1"},
+                       config_kwargs={"s3": {"addressing_style": "path"}})
+print("ready", flush=True)
+for line in sys.stdin:
+    verb, source, target = line.split()
+    getattr(fs, verb)(source, target)
+    print("done", flush=True)
+"""
 
-    from components.lib.objects import CONCURRENCY, PART_BYTES, ObjectBucket
+
+class S3fs:
+    """s3fs in an interpreter of its own: its pinned botocore is not the one that boto3 has here."""
+
+    def __init__(self, python: str, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [python, "-c", S3FS, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._answer()
+
+    def __call__(self, verb: str, source: str, target: str) -> None:
+        assert self._process.stdin is not None
+        print(verb, source, target, file=self._process.stdin, flush=True)
+        self._answer()
+
+    def _answer(self) -> None:
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise SystemExit("s3fs failed")
+
+
+@contextlib.contextmanager
+def swift_bucket(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Run Swift with an empty bucket ``bench``; yield its endpoint and a boto3 client."""
     from tests.swift_server import KEY_ID, SECRET, client, swift
 
     os.environ.update(AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET)
-    with tempfile.TemporaryDirectory() as folder, swift(Path(folder) / "swift") as endpoint:
+    with swift(folder / "swift") as endpoint:
         boto = client(endpoint)
         boto.create_bucket(Bucket="bench")
+        yield endpoint, boto
+
+
+def objects(megabytes: int, repeats: int, s3fs_python: str | None) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    from components.lib.objects import CONCURRENCY, PART_BYTES, ObjectBucket
+    from tests.swift_server import KEY_ID, SECRET
+
+    with (
+        tempfile.TemporaryDirectory() as name,
+        swift_bucket(Path(name)) as (endpoint, boto),
+    ):
         config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
         bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
-        source, target = Path(folder) / "source", Path(folder) / "target"
+        source, target = Path(name) / "source", Path(name) / "target"
         source.write_bytes(os.urandom(megabytes << 20))
-        sides: dict[str, list[Callable[[], object]]] = {
-            "put": [
-                lambda: bucket.upload("ours", source),
-                lambda: boto.upload_file(str(source), "bench", "theirs", Config=config),
-            ],
-            "get": [
-                lambda: bucket.download("ours", target),
-                lambda: boto.download_file("bench", "theirs", str(target), Config=config),
-            ],
+        sides: dict[str, dict[str, Callable[[], object]]] = {
+            "put": {
+                "ours": lambda: bucket.upload("ours", source),
+                "boto3": lambda: boto.upload_file(str(source), "bench", "theirs", Config=config),
+            },
+            "get": {
+                "ours": lambda: bucket.download("ours", target),
+                "boto3": lambda: boto.download_file("bench", "theirs", str(target), Config=config),
+            },
         }
-        for name, (ours, theirs) in sides.items():
-            pairs = list(_alternate(ours, theirs, repeats))
-            ratio = statistics.median(other / mine for mine, other in pairs)
-            mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-            print(
-                f"{name}: ours {megabytes / mine:.0f} MiB/s, boto3 {megabytes / other:.0f} MiB/s, "
-                f"median ratio {ratio:.2f} ({repeats} pairs of {megabytes} MiB)"
+        if s3fs_python:
+            other = S3fs(s3fs_python, endpoint, KEY_ID, SECRET)
+            sides["put"]["s3fs"] = lambda: other("put", str(source), "bench/third")
+            sides["get"]["s3fs"] = lambda: other("get", "bench/third", str(target))
+        for verb, by_name in sides.items():
+            rounds = list(_rounds(by_name, repeats))
+            speeds = {k: megabytes / statistics.median(r[k] for r in rounds) for k in by_name}
+            words = ", ".join(f"{k} {speed:.0f} MiB/s" for k, speed in speeds.items())
+            ratios = ", ".join(
+                f"{statistics.median(r[k] / r['ours'] for r in rounds):.2f} of {k}"
+                for k in by_name
+                if k != "ours"
             )
+            print(f"{verb}: {words}; median ratio {ratios} ({repeats} rounds, {megabytes} MiB)")
 
 
-def _alternate(
-    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
-) -> Iterator[tuple[float, float]]:
+def _rounds(sides: dict[str, Callable[[], object]], repeats: int) -> Iterator[dict[str, float]]:
+    """Time every side once a round, each round in another order."""
+    names = list(sides)
     for number in range(repeats):
         times = {}
-        for side in (ours, theirs) if number % 2 else (theirs, ours):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
             start = time.perf_counter()
-            side()
-            times[side] = time.perf_counter() - start
-        yield times[ours], times[theirs]
+            sides[name]()
+            times[name] = time.perf_counter() - start
+        yield times
+
+
+def stage(megabytes: int, repeats: int) -> None:
+    from components.lib.collect import drop
+    from components.lib.streaming import stream_files
+    from components.storage import Store, Tiers
+
+    files, found = 16, []
+    with tempfile.TemporaryDirectory() as name, swift_bucket(Path(name)) as (endpoint, _):
+        root = Path(name)
+        warm = f"s3://bench/warm?endpoint={endpoint}"
+        store = Store(Tiers(hot=str(root / "hot"), warm=warm, cold=str(root / "cold")))
+        (root / "in").mkdir()
+        names = [f"shard-{n:02d}" for n in range(files)]
+        for file in names:
+            (root / "in" / file).write_bytes(os.urandom((megabytes << 20) // files))
+        uri = store.put_folder(root / "in", kind="bench", tier="warm")
+        for number in range(repeats):
+            times = {}
+            start = time.perf_counter()
+            store.fetch(uri, root / f"cold-start-{number}")
+            times["stage-in"] = time.perf_counter() - start
+            start = time.perf_counter()
+            store.fetch(uri, root / f"hit-{number}")
+            times["cache hit"] = time.perf_counter() - start
+            _empty_hot(store, uri, drop)
+            start = time.perf_counter()
+            stream = stream_files(store, uri, names, root / f"stream-{number}")
+            next(stream).read_bytes()
+            times["first file of a stream"] = time.perf_counter() - start
+            for path in stream:
+                path.read_bytes()
+            times["stream"] = time.perf_counter() - start
+            _empty_hot(store, uri, drop)
+            found.append(times)
+    for key in found[0]:
+        seconds = statistics.median(times[key] for times in found)
+        size = megabytes / files if key.startswith("first") else megabytes
+        print(f"{key}: {seconds:.3f} s, {size / seconds:.0f} MiB/s")
+
+
+def _empty_hot(store: Any, uri: str, drop: Callable[..., int]) -> None:
+    """Leave nothing of the artifact on the hot tier, though it was used a moment ago."""
+    root = store.local_root("hot")
+    if "hot" in store.tiers_of(uri):
+        drop(store, uri, "hot")
+    for path in (root / "blobs").rglob("*"):
+        if path.is_file():
+            path.unlink()
 
 
 def year(seeds: int) -> None:
@@ -219,16 +325,19 @@ def year(seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["ingest", "memory", "objects", "year"])
+    parser.add_argument("what", choices=["ingest", "memory", "objects", "stage", "year"])
     parser.add_argument("--megabytes", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--s3fs", metavar="PYTHON", help="an interpreter that has s3fs")
     arguments = parser.parse_args()
     if arguments.what == "ingest":
         ingest(arguments.megabytes, arguments.repeats)
     elif arguments.what == "memory":
         memory(arguments.megabytes)
     elif arguments.what == "objects":
-        objects(arguments.megabytes, arguments.repeats)
+        objects(arguments.megabytes, arguments.repeats, arguments.s3fs)
+    elif arguments.what == "stage":
+        stage(arguments.megabytes, arguments.repeats)
     else:
         year(arguments.repeats)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import Hardware, StepReport, content_hash, error_document
+from components.lib.prefetch import Prefetch, artifacts_in, make_room
 from components.pushgateway import push
 from components.storage import Store, Tiers
 
@@ -60,6 +61,7 @@ class StepContext:
     peak_gpu_memory_bytes: int | None = None
     peak_child_memory_bytes: int = 0
     energy_joules: float | None = None
+    coming: Prefetch | None = None
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -73,6 +75,8 @@ class StepContext:
     def fetch(self, uri: str) -> Path:
         """Return a local read-only folder with the verified content of the artifact at `uri`."""
         with self.phase("stage_in"):
+            if self.coming is not None:
+                self.coming.wait(uri)
             self.bytes_in += self.store.size_bytes(uri)
             # Where the storage policy counts how often each artifact is read.
             self.metrics.setdefault("artifacts_read", []).append(uri)
@@ -81,6 +85,7 @@ class StepContext:
     def put(self, folder: Path, *, kind: str) -> str:
         """Store `folder` as an artifact on the hot tier and return its URI."""
         with self.phase("stage_out"):
+            make_room(self.store, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
             uri = self.store.put_folder(folder, kind=kind)
             self.bytes_out += self.store.size_bytes(uri)
             return uri
@@ -165,7 +170,8 @@ def _from_marker(
     store: Store, fingerprint: str, step: str, run_id: str, plan_hash: str
 ) -> str | None:
     marker = store.get_json(f"markers/{fingerprint}.json")
-    if marker is None or not store.tiers_of(marker["output"]):
+    # Renewed: a collection that looked before this run named it must not remove it.
+    if marker is None or not store.renew(marker["output"]):
         return None
     report = {**marker["report"], "step": step, "cached": True, "plan_hash": plan_hash}
     store.put_json(f"runs/{run_id}/steps/{step}.json", report)
@@ -200,7 +206,8 @@ def _run_and_record(
     emit_event(store, run_id, step, "started", {})
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     start = time.perf_counter()
-    with MemorySampler() as memory:
+    # Inputs that are not on the hot tier come while the step loads what it needs to start.
+    with MemorySampler() as memory, Prefetch(store, artifacts_in(inputs)) as context.coming:
         output = run(context)
     context.seconds["total"] = time.perf_counter() - start
     report = StepReport(

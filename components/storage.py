@@ -13,27 +13,28 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.contract import MANIFEST_VERSION, DataError, StepError, canonical_json
-from components.lib.buckets import (
-    Bucket,
-    LocalBucket,
-    blob_key,
-    manifest_key,
-    open_bucket,
-)
+from components.lib.archive import bills_reads
+from components.lib.buckets import Bucket, blob_key, look, manifest_key, open_bucket
+from components.lib.folders import LocalBucket
 
 TIERS = ("hot", "warm", "cold")
 TRANSFER_ATTEMPTS = 6
 PARALLEL_BLOBS = 4
-# A blob found present is renewed when it is older than this, well below any collection's grace.
+# On a remote tier, what is found present is renewed when it is older than this, well below any
+# collection's grace; on a local one always, for it costs nothing.
 FRESH_SECONDS = 3600.0
+PUBLISH_ATTEMPTS = 20
+LAY_OUT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,18 +131,20 @@ class Store:
             StepError: the tier cannot be written.
         """
         bucket = self.buckets[tier]
+        sources: dict[str, Path] = {}
         files = []
+        start = time.monotonic()
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise DataError(f"{path}: symbolic link leaves the artifact's folder")
             digest, size = _store_file(bucket, path)
+            sources[digest] = path
             name = path.relative_to(folder).as_posix()
             files.append({"path": name, "sha256": digest, "bytes": size})
         body = canonical_json(
             {"schema_version": MANIFEST_VERSION, "kind": kind, "files": files}
         ).encode()
-        digest = hashlib.sha256(body).hexdigest()
-        _publish(bucket, digest, body)
+        digest = _publish(bucket, body, files, _restores(bucket, sources), counted_since=start)
         return f"artifact://{kind}/{digest}"
 
     def manifest(self, uri: str) -> dict[str, Any]:
@@ -152,14 +155,15 @@ class Store:
         """
         _, digest = parse_uri(uri)
         damaged = []
-        for name, bucket in self.buckets.items():
-            try:
-                body = read_manifest(bucket, digest)
-            except DataError:
-                damaged.append(f"{getattr(self.tiers, name)}/{manifest_key(digest)}")
-                continue
-            if body is not None:
-                return check_manifest(json.loads(body), uri)
+        for _ in range(2):  # it may be moving to where this has just looked
+            for name, bucket in self.buckets.items():
+                try:
+                    body = read_manifest(bucket, digest)
+                except DataError:
+                    damaged.append(f"{getattr(self.tiers, name)}/{manifest_key(digest)}")
+                    continue
+                if body is not None:
+                    return check_manifest(json.loads(body), uri)
         if damaged:
             raise DataError(
                 f"{damaged[0]}: manifest does not match its name",
@@ -178,42 +182,84 @@ class Store:
         Raises:
             DataError: a blob is missing everywhere or corrupted, or a path leaves the folder.
         """
-        entries = self.manifest(uri)["files"]
+        manifest = self.manifest(uri)
+        entries = manifest["files"]
         destination.mkdir(parents=True, exist_ok=True)
-        for entry in entries:
-            target = destination / entry["path"]
-            if not target.resolve().is_relative_to(destination.resolve()):
-                raise DataError(f"{uri}: path {entry['path']!r} leaves the artifact's folder")
         with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
-            list(pool.map(lambda e: self._lay_out(e, destination / e["path"]), entries))
-        hot = self.buckets["hot"]
-        if hot.root is not None and not hot.freshen(
-            manifest_key(parse_uri(uri)[1]), older_than_seconds=0
-        ):
-            body = canonical_json(self.manifest(uri)).encode()
-            _publish(hot, parse_uri(uri)[1], body)
+            list(pool.map(partial(self.lay_out, destination=destination), entries))
+        self._keep_hot(manifest, destination)
         return destination
+
+    def _keep_hot(self, manifest: dict[str, Any], laid_out: Path) -> None:
+        """Make what was laid out an artifact of the hot tier, when that is local."""
+        hot, body = self.buckets["hot"], canonical_json(manifest).encode()
+        key = manifest_key(hashlib.sha256(body).hexdigest())
+        if hot.root is None or hot.freshen(key, older_than_seconds=0):
+            return
+        places = {entry["sha256"]: laid_out / entry["path"] for entry in manifest["files"]}
+        _publish(hot, body, manifest["files"], _restores(hot, places))
 
     def size_bytes(self, uri: str) -> int:
         """Return the sum of the artifact's file sizes."""
         return sum(int(entry["bytes"]) for entry in self.manifest(uri)["files"])
 
-    def copy_to_tier(self, uri: str, tier: str) -> None:
-        """Make the artifact present on `tier`, verified, blobs first, manifest last."""
+    def lay_out(self, entry: dict[str, Any], destination: Path) -> Path:
+        """Lay out one file of a manifest below `destination`, verified, and return its path.
+
+        Raises:
+            DataError: it is missing everywhere or corrupted, or its path leaves the folder.
+        """
+        target = destination / str(entry["path"])
+        if not target.resolve().is_relative_to(destination.resolve()):
+            raise DataError(f"path {entry['path']!r} leaves the artifact's folder")
+        self._lay_out(entry, target)
+        return target
+
+    def copy_to_tier(
+        self, uri: str, tier: str, *, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Make the artifact present on `tier`, verified, blobs first, manifest last.
+
+        Args:
+            stop: asked before each file; once it is true the rest, and the manifest, are left out.
+        """
         manifest = self.manifest(uri)
         bucket = self.buckets[tier]
 
         def copy(entry: dict[str, Any]) -> None:
             key = blob_key(entry["sha256"])
-            if self._present(bucket, entry):
+            if stop() or self._present(bucket, entry):
                 return
             with tempfile.TemporaryDirectory(prefix="suanli-") as folder:
                 path = self._local_copy(entry, Path(folder), avoid=tier)
                 bucket.upload(key, path)
 
+        start = time.monotonic()
         with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
             list(pool.map(copy, manifest["files"]))
-        _publish(bucket, parse_uri(uri)[1], canonical_json(manifest).encode())
+        if stop():
+            return
+        body = canonical_json(manifest).encode()
+        _publish(bucket, body, manifest["files"], copy, counted_since=start)
+
+    def renew(self, uri: str, tier: str | None = None) -> bool:
+        """Make the artifact look new on `tier` (or wherever it is), blobs first, so that nobody
+        who judged it before removes it; return whether a tier holds all of it.
+
+        For whoever is about to count on an artifact that nothing may name at this moment.
+        """
+        names = [tier] if tier else self.tiers_of(uri)
+        try:
+            files = self.manifest(uri)["files"] if names else []
+        except DataError:
+            return False
+        return any(self._renew(name, manifest_key(parse_uri(uri)[1]), files) for name in names)
+
+    def _renew(self, tier: str, key: str, files: list[dict[str, Any]]) -> bool:
+        bucket = self.buckets[tier]
+        there = all(_count_on(bucket, blob_key(entry["sha256"])) for entry in files)
+        # The manifest in any case: `components.lib.collect.drop` relies on it.
+        return there and bucket.freshen(key, older_than_seconds=0)
 
     def tiers_of(self, uri: str) -> list[str]:
         """Return the tiers on which the artifact's manifest is present."""
@@ -223,12 +269,20 @@ class Store:
     def verify(self, uri: str, tier: str) -> None:
         """Read every byte of the artifact on `tier` and compare it with its names.
 
+        Where reading is billed or takes hours, look at presence and size: such a store has compared
+        each body with the SHA-256 in the request's signature when it arrived.
+
         Raises:
             DataError: a blob is missing or corrupted.
         """
+        bucket = self.buckets[tier]
+        by_size = bills_reads(getattr(self.tiers, tier))
         with tempfile.TemporaryDirectory(prefix="suanli-") as folder:
             for entry in self.manifest(uri)["files"]:
-                if not _download(self.buckets[tier], entry, Path(folder) / "blob"):
+                key = blob_key(entry["sha256"])
+                found = look(bucket, key, partial(bucket.entry, key))
+                there = found is not None and found.bytes == int(entry["bytes"])
+                if not there or not (by_size or _download(bucket, entry, Path(folder) / "blob")):
                     raise DataError(
                         f"{tier} tier: blob {entry['sha256']} of {uri} is missing or corrupted",
                         remedy=f"suanli tier restore {uri}",
@@ -242,7 +296,7 @@ class Store:
         On a local tier by its bytes, on an object store, which checks them itself, by its size.
         """
         key = blob_key(entry["sha256"])
-        found = bucket.entry(key)
+        found = look(bucket, key, partial(bucket.entry, key))
         if found is None or found.bytes != int(entry["bytes"]):
             return False
         if isinstance(bucket, LocalBucket):
@@ -258,24 +312,23 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         hot = self.buckets["hot"]
-        if isinstance(hot, LocalBucket):
-            source: Path = self._into_hot(hot, entry)
-        else:
+        if not isinstance(hot, LocalBucket):
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
                 os.replace(self._local_copy(entry, Path(folder)), target)
             return
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        for attempt in range(LAY_OUT_ATTEMPTS):
+            source = self._into_hot(hot, entry)
+            try:
+                _link_or_copy(source, target)
+                return
+            except FileNotFoundError:  # evicted at this very moment
+                if attempt == LAY_OUT_ATTEMPTS - 1:
+                    raise
 
     def _into_hot(self, hot: LocalBucket, entry: dict[str, Any]) -> Path:
         """Return the blob's path on the local hot tier, verified, bringing it there if needed."""
         path = hot.path(blob_key(entry["sha256"]))
-        if not path.exists():
-            hot.recover(f"blobs/{entry['sha256'][:2]}")
-        if path.is_file() and file_sha256(path) == entry["sha256"]:
-            hot.freshen(blob_key(entry["sha256"]), older_than_seconds=0)
+        if self._present(hot, entry):
             return path
         with tempfile.TemporaryDirectory(prefix="suanli-", dir=_folder(hot)) as folder:
             copy = self._local_copy(entry, Path(folder), avoid="hot")
@@ -288,17 +341,19 @@ class Store:
         Raises:
             DataError: the blob is on no (other) tier, or corrupted on all.
         """
-        corrupted = []
+        key = blob_key(entry["sha256"])
         target = folder / str(entry["sha256"])
-        for name, bucket in self.buckets.items():
-            if name == avoid or bucket.entry(blob_key(entry["sha256"])) is None:
-                continue
-            if _download(bucket, entry, target):
-                return target
-            corrupted.append(name)
+        for _ in range(2):  # it may be moving to where this has just looked
+            corrupted = []
+            for name, bucket in self.buckets.items():
+                if name == avoid or look(bucket, key, partial(bucket.entry, key)) is None:
+                    continue
+                if _download(bucket, entry, target):
+                    return target
+                corrupted.append(name)
+        if avoid and self.buckets[avoid].entry(key) is not None:
+            corrupted.insert(0, avoid)
         where = f"corrupted on {', '.join(corrupted)}" if corrupted else "on no tier"
-        if avoid and self.buckets[avoid].entry(blob_key(entry["sha256"])) is not None:
-            where = f"corrupted on {', '.join([avoid, *corrupted])}"
         raise DataError(
             f"blob {entry['sha256']} ({entry['path']}) is {where}",
             remedy="run the producing step again",
@@ -311,13 +366,14 @@ def read_manifest(bucket: Bucket, digest: str) -> bytes | None:
     Raises:
         DataError: they do not match their name.
     """
+    key = manifest_key(digest)
     for _ in range(TRANSFER_ATTEMPTS):
-        body = bucket.read(manifest_key(digest))
+        body = look(bucket, key, lambda: bucket.read(key))
         if body is None or hashlib.sha256(body).hexdigest() == digest:
             return body
         if bucket.root is not None:
             break  # a local file reads the same again
-    raise DataError(f"{manifest_key(digest)} does not match its name")
+    raise DataError(f"{key} does not match its name")
 
 
 def check_manifest(document: Any, uri: str) -> dict[str, Any]:
@@ -353,17 +409,87 @@ def _store_file(bucket: Bucket, path: Path) -> tuple[str, int]:
     if not same or not bucket.freshen(blob_key(digest), older_than_seconds=FRESH_SECONDS):
         bucket.upload(blob_key(digest), path)
         if file_sha256(path) != digest:
+            bucket.delete(blob_key(digest))  # what arrived may have another name
             raise StepError(f"{path}: changed while it was stored", remedy="run the step again")
     return digest, size
 
 
-def _publish(bucket: Bucket, digest: str, body: bytes) -> None:
-    """Write the manifest, create-only; when it was there, replace it if it was damaged."""
+def _restores(bucket: Bucket, places: dict[str, Path]) -> Callable[[dict[str, Any]], None]:
+    """Return what stores a blob of a folder once more: `places` maps SHA-256 to file."""
+
+    def store(entry: dict[str, Any]) -> None:
+        path = places[entry["sha256"]]
+        if _store_file(bucket, path)[0] != entry["sha256"]:
+            raise StepError(f"{path}: changed while it was stored", remedy="run the step again")
+
+    return store
+
+
+def _publish(
+    bucket: Bucket,
+    body: bytes,
+    files: list[dict[str, Any]],
+    store_again: Callable[[dict[str, Any]], None],
+    *,
+    counted_since: float | None = None,
+) -> str:
+    """Write the manifest `body` when every blob it names is there, and return its SHA-256.
+
+    A removal spares blobs that were counted on a moment ago. So the manifest must follow them
+    sooner than that: where storing took longer, all are renewed once more and what went is stored
+    again, until one pass was quick.
+
+    Args:
+        counted_since: the monotonic time since when the blobs are known to be there.
+
+    Raises:
+        StepError: no pass was quick enough.
+    """
+    digest = hashlib.sha256(body).hexdigest()
+    longest = counted_on_seconds(bucket) / 2
+    for _ in range(PUBLISH_ATTEMPTS):
+        if counted_since is None:
+            counted_since = time.monotonic()
+            keys = [blob_key(entry["sha256"]) for entry in files]
+            with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
+                there = list(pool.map(partial(_count_on, bucket), keys))
+            for entry in (entry for entry, found in zip(files, there, strict=True) if not found):
+                store_again(entry)
+        if (
+            time.monotonic() - counted_since < longest
+            and _write_manifest(bucket, digest, body)
+            and time.monotonic() - counted_since < longest
+        ):
+            return digest
+        counted_since = None
+    raise StepError(
+        f"{manifest_key(digest)}: {len(files)} files cannot be renewed in {longest:g} s",
+        remedy="try again when the store answers more quickly",
+    )
+
+
+def _write_manifest(bucket: Bucket, digest: str, body: bytes) -> bool:
+    """Write the manifest, create-only; when it was there, renew it, or replace it if it was
+    damaged. Returns False when it was there and was removed at this moment."""
     key = manifest_key(digest)
-    if not bucket.write(key, body, create_only=True):
-        if bucket.read(key) != body:
-            bucket.write(key, body)
-        bucket.freshen(key, older_than_seconds=_fresh_seconds(bucket))
+    if bucket.write(key, body, create_only=True):
+        return True
+    if bucket.read(key) not in (body, None):
+        return bucket.write(key, body)
+    return _count_on(bucket, key)
+
+
+def _count_on(bucket: Bucket, key: str) -> bool:
+    return bucket.freshen(key, older_than_seconds=_fresh_seconds(bucket))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another filesystem
+        shutil.copyfile(source, target)
 
 
 def _download(bucket: Bucket, entry: dict[str, Any], target: Path) -> bool:
@@ -382,6 +508,11 @@ def _download(bucket: Bucket, entry: dict[str, Any], target: Path) -> bool:
 def _fresh_seconds(bucket: Bucket) -> float:
     """Renewing costs nothing on a local tier and a copy request on a remote one."""
     return 0.0 if bucket.root is not None else FRESH_SECONDS
+
+
+def counted_on_seconds(bucket: Bucket) -> float:
+    """How long a blob that no manifest names is left alone: its writer may be about to publish."""
+    return 60.0 if bucket.root is not None else 2 * FRESH_SECONDS
 
 
 def _folder(hot: LocalBucket) -> Path:

@@ -54,6 +54,10 @@ def _add_tier(commands: Any, command: AddCommand) -> None:
     gc = verb("gc", _tier_gc, "remove what nothing names any more")
     gc.add_argument("--yes", action="store_true", help="do it; without, only say what would go")
     gc.add_argument("--retention-days", type=float, default=365.0)
+    rules = verb("lifecycle", _tier_lifecycle, "print lifecycle rules for the warm bucket as JSON")
+    rules.add_argument("--provider", choices=("s3", "gcs"), default="s3")
+    rules.add_argument("--retention-days", type=int, default=365)
+    rules.add_argument("--cold-after-days", type=int, default=30)
 
 
 def _store(arguments: argparse.Namespace) -> Any:
@@ -96,7 +100,8 @@ def _tier_sweep(arguments: argparse.Namespace) -> int:
     moves = sweep(_store(arguments), load_catalog(), dry_run=not arguments.yes)
     for holding, words in moves:
         print(f"{_short(holding.uri)}  {words}")
-    print(_said(len(moves), "moved", "would move", done=arguments.yes))
+    moved = [words for _, words in moves if not words.startswith("not moved")]
+    print(_said(len(moved), "moved", "would move", done=arguments.yes))
     return 0
 
 
@@ -122,6 +127,18 @@ def _tier_gc(arguments: argparse.Namespace) -> int:
     print(json.dumps(dataclasses.asdict(found), indent=1, default=str))
     if not arguments.yes:
         print("nothing was removed; add --yes to do it")
+    return 0
+
+
+def _tier_lifecycle(arguments: argparse.Namespace) -> int:
+    from pipelines.tiers import lifecycle_rules
+
+    rules = lifecycle_rules(
+        arguments.provider,
+        retention_days=arguments.retention_days,
+        cold_after_days=arguments.cold_after_days,
+    )
+    print(json.dumps(rules, indent=1))
     return 0
 
 

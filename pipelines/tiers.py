@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from components.contract import DataError
 from components.lib.archive import needs_restore, restore_objects
 from components.lib.buckets import blob_key
 from components.lib.collect import (
@@ -18,7 +19,6 @@ from components.lib.collect import (
     collect,
     drop,
     named_artifacts,
-    tier_time,
 )
 from components.storage import TIERS, Store
 from pipelines.cost.catalog import Catalog, StorageClass
@@ -63,23 +63,22 @@ def status(store: Store, catalog: Catalog | None = None) -> list[Holding]:
     Args:
         catalog: prices; without it money and best tier are not judged.
     """
-    named, _ = named_artifacts(store, retention_days=None)
+    named, _ = named_artifacts(store)
     uses = use_records(store)
     ages: dict[str, dict[str, float]] = {}
     for tier, bucket in store.buckets.items():
         entries = list(bucket.list("manifests"))
-        now = tier_time(bucket) if entries else 0.0
+        now = bucket.now() if entries else 0.0
         for entry in entries:
             digest = entry.key.removeprefix("manifests/").removesuffix(".json")
             days = max(0.0, now - entry.modified) / DAY_SECONDS
             ages.setdefault(digest, {})[tier] = days
     holdings = []
     for digest, held in ages.items():
-        body = next(
-            text
-            for tier in held
-            if (text := store.buckets[tier].read(f"manifests/{digest}.json")) is not None
-        )
+        bodies = (store.buckets[tier].read(f"manifests/{digest}.json") for tier in held)
+        body = next((body for body in bodies if body is not None), None)
+        if body is None:
+            continue  # removed meanwhile
         uri = f"artifact://{json.loads(body)['kind']}/{digest}"
         use = uses.get(uri, Use())
         moved = store.get_json(move_key(uri))
@@ -137,7 +136,8 @@ def sweep(
     """Move every artifact to the tier that costs least; return what moved and what was done.
 
     An artifact used in the last `idle_days` stays on the hot tier as well. A move copies, reads
-    every byte back, and only then removes the old copy: a crash leaves both.
+    every byte back, and only then removes the old copy: a crash leaves both. What cannot be moved
+    stays, with the reason, and the sweep goes on.
     """
     moves = []
     for holding in status(store, catalog):
@@ -150,20 +150,27 @@ def sweep(
         moves.append((holding, _words(add, remove)))
         if dry_run:
             continue
-        now = time.time()
-        store.put_json(
-            move_key(holding.uri),
-            {
-                "created": now - holding.age_days * DAY_SECONDS,
-                "used": now - holding.idle_days * DAY_SECONDS,
-            },
-        )
-        for tier in sorted(add):
-            store.copy_to_tier(holding.uri, tier)
-            store.verify(holding.uri, tier)
-        for tier in sorted(remove):
-            drop(store, holding.uri, tier)
+        try:
+            _move(store, holding, add, remove)
+        except DataError as error:  # somebody uses it, or what is there is not whole
+            moves[-1] = (holding, f"not moved: {error.message}")
     return moves
+
+
+def _move(store: Store, holding: Holding, add: set[str], remove: set[str]) -> None:
+    now = time.time()
+    store.put_json(
+        move_key(holding.uri),
+        {
+            "created": now - holding.age_days * DAY_SECONDS,
+            "used": now - holding.idle_days * DAY_SECONDS,
+        },
+    )
+    for tier in sorted(add):
+        store.copy_to_tier(holding.uri, tier)
+        store.verify(holding.uri, tier)
+    for tier in sorted(remove):
+        drop(store, holding.uri, tier)
 
 
 def restore(

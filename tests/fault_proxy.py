@@ -67,6 +67,8 @@ def handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             if fault in STATUS_FAULTS:
                 self._refuse(*STATUS_FAULTS[fault])
                 return
+            if fault == "wrong_upload" and body:
+                body = body[:-1] + bytes([body[-1] ^ 1])
             upstream = http.client.HTTPConnection(proxy.target, timeout=60)
             upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
             answer = upstream.getresponse()
@@ -121,6 +123,7 @@ def fault_proxy(target: str, *, seed: int = 0) -> Iterator[tuple[str, FaultProxy
     proxy = FaultProxy(target, seed=seed)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(proxy))
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # killed clients reset
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -27,7 +27,7 @@ from components.ingest.examples import Example
 BLOCK_ROWS = 16_384
 BLOCK_CHARACTERS = 8 << 20
 # Starting a worker process costs about a second of imports; small inputs are done before that.
-PARALLEL_BYTES = 24 << 20
+PARALLEL_BYTES = 12 << 20
 
 
 class Block(NamedTuple):

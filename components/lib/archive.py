@@ -13,13 +13,24 @@ from urllib.parse import parse_qsl, urlsplit
 from components.contract import SpecError, StepError
 
 ARCHIVE_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
+# Classes that bill every byte read, or cannot be read at once.
+BILLED_READS = ("STANDARD_IA", "ONEZONE_IA", "GLACIER_IR", *ARCHIVE_CLASSES)
 # AWS documentation, "Archive retrieval options": standard retrievals.
 RESTORE_HOURS = {"GLACIER": 5.0, "DEEP_ARCHIVE": 12.0}
 
 
 def needs_restore(uri: str) -> bool:
     """True when objects written to this tier must be restored before they can be read."""
-    return dict(parse_qsl(urlsplit(uri).query)).get("storage_class") in ARCHIVE_CLASSES
+    return _storage_class(uri) in ARCHIVE_CLASSES
+
+
+def bills_reads(uri: str) -> bool:
+    """True when reading a tier back, only to compare it, would cost money or take hours."""
+    return _storage_class(uri) in BILLED_READS
+
+
+def _storage_class(uri: str) -> str | None:
+    return dict(parse_qsl(urlsplit(uri).query)).get("storage_class")
 
 
 def restore_objects(

@@ -111,6 +111,15 @@ def load_split(folder: Path, split: str, *, cache: Path | None = None) -> Split:
     return _load_mapped(split, folder, names, cache or folder / ".arrays")
 
 
+def load_shard(split: str, path: Path) -> Split:
+    """Load one shard as a split of its own, mapped.
+
+    Raises:
+        DataError: it is missing or no shard.
+    """
+    return _assemble(split, [_arrays(path)])
+
+
 def _read(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq

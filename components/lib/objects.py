@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +38,9 @@ RANGE_BYTES = 16 << 20
 STREAM_BYTES = 96 << 20
 READ_BYTES = 4 << 20
 CONCURRENCY = 8
+# Longer than a request with all its repetitions: then the process that was removing is dead.
+REMOVAL_SECONDS = 600.0
+WAIT_SECONDS = 0.5
 OPTIONS = {"endpoint", "region", "storage_class", "sse", "kms_key"}
 
 
@@ -43,6 +48,7 @@ class ObjectBucket:
     """A prefix of a bucket or container."""
 
     root: Path | None = None
+    resolution_seconds = 0.5  # stores tell times in whole seconds
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.partition("?")[0]
@@ -89,11 +95,8 @@ class ObjectBucket:
                 max_concurrency=CONCURRENCY,
             )
 
+        # Not looked up afterwards: the server has compared every part with its signed SHA-256.
         self._call(attempt, f"upload {key}")
-        found = self.entry(key)
-        if found is None or found.bytes != size:
-            stored = 0 if found is None else found.bytes
-            raise StepError(f"{self.uri}/{key}: {stored} of {size} bytes arrived", remedy="retry")
 
     def download(self, key: str, target: Path) -> str:
         """Read as one stream, or large objects in parallel ranges; see `Bucket.download`."""
@@ -145,23 +148,30 @@ class ObjectBucket:
         return digest.hexdigest()
 
     def freshen(self, key: str, *, older_than_seconds: float) -> bool:
-        import obstore
+        """See `Bucket.freshen`. The object itself stays as it is, in its storage class; an empty
+        object beside it bears the new time.
 
+        Stores have no removal that depends on another object, so both sides say what they are
+        about to do before they look: this writes the mark, then looks for a removal under way; a
+        removal announces itself, then looks for the mark. At least one sees the other, for stores
+        show every finished write to every later read.
+        """
         found = self.entry(key)
         if found is None:
             return False
-        if found.modified < self.now() - older_than_seconds:
-            # Away and back within the server, for S3 refuses to copy an object onto itself. Should
-            # a collection remove it in between, the way back makes it again.
-            aside = f"renewed/{os.getpid()}-{time.time_ns()}"
-            try:
-                self._call(lambda: obstore.copy(self._store, key, aside), f"renew {key}")
-                self._call(lambda: obstore.copy(self._store, aside, key), f"renew {key}")
-            except FileNotFoundError:
-                return False
-            finally:
-                self.delete(aside)
-        return True
+        if older_than_seconds > 0 and found.modified > time.time() - older_than_seconds:
+            return True
+        end = time.monotonic() + 2 * REMOVAL_SECONDS
+        while time.monotonic() < end:
+            self.write(_mark(key), b"")
+            removal = self.entry(_announcement(key))
+            if removal is None:
+                return self.entry(key) is not None
+            if removal.modified < self.now() - REMOVAL_SECONDS:
+                self.delete(_announcement(key))  # its process was killed
+            else:
+                time.sleep(WAIT_SECONDS)
+        raise StepError(f"{self.uri}/{key}: being removed for too long", remedy="run again")
 
     def entry(self, key: str) -> Entry | None:
         import obstore
@@ -173,38 +183,73 @@ class ObjectBucket:
         return Entry(key=key, bytes=meta["size"], modified=meta["last_modified"].timestamp())
 
     def list(self, prefix: str) -> Iterator[Entry]:
+        marks = {e.key: e.modified for e in self._pages(_mark(prefix))} if prefix else {}
+        for entry in self._pages(prefix):
+            renewed = marks.get(_mark(entry.key), entry.modified)
+            yield replace(entry, modified=max(entry.modified, renewed))
+
+    def _pages(self, prefix: str) -> list[Entry]:
         import obstore
 
         def pages() -> list[Any]:
             return [meta for page in obstore.list(self._store, prefix=prefix) for meta in page]
 
-        for meta in self._call(pages, f"list {prefix}"):
-            yield Entry(
-                key=meta["path"], bytes=meta["size"], modified=meta["last_modified"].timestamp()
-            )
+        return [
+            Entry(key=meta["path"], bytes=meta["size"], modified=meta["last_modified"].timestamp())
+            for meta in self._call(pages, f"list {prefix}")
+        ]
 
     def delete(self, key: str, *, unless_newer_than: float | None = None) -> bool:
         import obstore
 
         if unless_newer_than is not None:
-            found = self.entry(key)
-            if found is None or found.modified > unless_newer_than:
-                return False
+            return self._delete_unless(key, unless_newer_than)
         try:
             self._call(lambda: obstore.delete(self._store, key), f"delete {key}")
         except FileNotFoundError:
             return False
         return True
 
-    def now(self) -> float:
-        return time.time()
+    def _delete_unless(self, key: str, newer_than: float) -> bool:
+        """Remove the object if it was not renewed since; see `freshen`."""
+        announcement, token = _announcement(key), secrets.token_hex(8).encode()
+        begun = time.monotonic()
+        if not self._announce(announcement, token):
+            return False  # another process is about to remove it
+        found, mark = self.entry(key), self.entry(_mark(key))
+        removed = False
+        if found and max(found.modified, mark.modified if mark else 0.0) <= newer_than:
+            # Still ours, and long before anybody may take this process for dead? If the removal
+            # fails, it may yet happen, and the announcement stays.
+            in_time = time.monotonic() - begun < REMOVAL_SECONDS / 10
+            if in_time and self.read(announcement) == token:
+                removed = self.delete(key)
+                self.delete(_mark(key))
+        if self.read(announcement) == token:
+            self.delete(announcement)
+        return removed
 
-    def server_time(self) -> float:
+    def _announce(self, announcement: str, token: bytes) -> bool:
+        for _ in range(2):
+            if self.write(announcement, token, create_only=True):
+                return True
+            if self.read(announcement) == token:
+                return True  # written, but the answer was lost
+            other = self.entry(announcement)
+            if other is not None and other.modified >= self.now() - REMOVAL_SECONDS:
+                return False
+            self.delete(announcement)  # its process was killed
+        return False
+
+    def now(self) -> float:
         """Return the server's time, by writing a probe: clocks differ by more than a second."""
         self.write("clock", b"")
         found = self.entry("clock")
         assert found is not None
         return found.modified
+
+    def recover(self, folder: str) -> bool:
+        return False
 
     def _call(self, work: Callable[[], T], what: str) -> T:
         """Run one operation with bounded retries, and translate what finally fails."""
@@ -227,6 +272,11 @@ class ObjectBucket:
         except (FileNotFoundError, failures.AlreadyExistsError, failures.PreconditionError):
             raise
         except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
+            if "InvalidObjectState" in str(error):
+                raise DataError(
+                    f"{self.uri}: cannot {what}: it is archived",
+                    remedy="suanli tier restore brings an artifact back",
+                ) from error
             raise DataError(
                 f"{self.uri}: the store refuses to {what}: {_first_line(error)}",
                 remedy="check the credentials in the environment and their rights on this bucket",
@@ -236,6 +286,14 @@ class ObjectBucket:
                 f"{self.uri}: cannot {what}: {_first_line(error)}",
                 remedy="the store was asked several times; run again when it answers",
             ) from error
+
+
+def _mark(key: str) -> str:
+    return f"renewed/{key}"
+
+
+def _announcement(key: str) -> str:
+    return f"removing/{key}"
 
 
 def _first_line(error: Exception) -> str:
@@ -254,17 +312,10 @@ def _open(uri: str) -> tuple[Any, str | None]:
             f"storage: option {sorted(unknown)[0]!r} of {uri!r} is not known",
             remedy=f"use {', '.join(sorted(OPTIONS))}",
         )
-    config: dict[str, Any] = {}
-    endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = options.get("endpoint")
     if parts.scheme == "s3":
-        config["region"] = options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
-        if endpoint:
-            config["endpoint"] = endpoint
-            config["virtual_hosted_style_request"] = False
-        if "sse" in options:
-            config["server_side_encryption"] = options["sse"]
-        if "kms_key" in options:
-            config["sse_kms_key_id"] = options["kms_key"]
+        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+    config = _config(parts.scheme, options, endpoint)
     client: dict[str, Any] = {
         "timeout": timedelta(seconds=REQUEST_TIMEOUT_SECONDS),
         "connect_timeout": timedelta(seconds=10),
@@ -286,6 +337,25 @@ def _open(uri: str) -> tuple[Any, str | None]:
     except Exception as error:
         raise SpecError(f"storage: {uri!r} cannot be opened: {_first_line(error)}") from error
     return store, options.get("storage_class")
+
+
+def _config(scheme: str, options: dict[str, str], endpoint: str | None) -> dict[str, Any]:
+    """Return a store's settings; what is not named here comes from its own environment."""
+    if scheme == "gs":
+        return {"base_url": endpoint} if endpoint else {}
+    if scheme != "s3":
+        return {"endpoint": endpoint} if endpoint else {}
+    config: dict[str, Any] = {
+        "region": options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
+    }
+    if endpoint:
+        config["endpoint"] = endpoint
+        config["virtual_hosted_style_request"] = False
+    if "sse" in options:
+        config["server_side_encryption"] = options["sse"]
+    if "kms_key" in options:
+        config["sse_kms_key_id"] = options["kms_key"]
+    return config
 
 
 def head(uri: str) -> list[Any]:

@@ -28,12 +28,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.contract import DataError, SuanliError
-from components.lib.buckets import LocalBucket, blob_key
+from components.lib.buckets import blob_key
 from components.lib.collect import collect, drop, evict
 from components.storage import TIERS, Store, Tiers, file_sha256
 
-# Far above the time one small put takes here, even on a busy machine; 24 hours in production.
-GRACE_SECONDS = 6.0
+# As long as in production in kind: far above what any operation takes on however busy a machine.
+# Time passes between the rounds instead, when no process is at work: every file grows older.
+GRACE_SECONDS = 3600.0
+PASSING_SECONDS = 2 * GRACE_SECONDS
+# Two or three operations a round at least.
+LEAST_LOG_BYTES = 8
+LONGEST_ROUND_SECONDS = 10.0
 WORKERS = 3
 KEPT_RUNS = 40
 
@@ -59,13 +64,15 @@ def soak(folder: Path, *, kills: int, seed: int) -> Outcome:
         seeds = [generator.random() for _ in range(WORKERS)]
         workers = [_fork(functools.partial(_work, tiers, folder, seed)) for seed in seeds]
         workers.append(_fork(functools.partial(_collect_for_ever, tiers)))
-        time.sleep(generator.uniform(0.005, 0.3))
+        _let_work(folder / "operations.log", generator.uniform(0.005, 0.3))
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
             os.waitpid(worker, 0)
             outcome.kills += 1
         if generator.random() < 0.2:
             _damage(Store(tiers), generator, damaged)
+        if generator.random() < 0.6:
+            _let_time_pass(Store(tiers))
         if outcome.kills % 20 < len(workers):
             _check(Store(tiers), damaged, outcome)
         _forget_old_runs(Store(tiers))
@@ -75,6 +82,17 @@ def soak(folder: Path, *, kills: int, seed: int) -> Outcome:
     outcome.operations = Counter(log.read_text().split()) if log.exists() else Counter()
     outcome.acknowledged = outcome.operations["put"]
     return outcome
+
+
+def _let_work(log: Path, seconds: float) -> None:
+    """Wait so long, and on a busy machine until something was done."""
+    before = log.stat().st_size if log.exists() else 0
+    time.sleep(seconds)
+    end = time.monotonic() + LONGEST_ROUND_SECONDS
+    while time.monotonic() < end:
+        if log.exists() and log.stat().st_size - before > LEAST_LOG_BYTES:
+            return
+        time.sleep(0.005)
 
 
 def _fork(work: Callable[[], None]) -> int:
@@ -142,6 +160,17 @@ def _collect_for_ever(tiers: Tiers) -> None:
         collect(Store(tiers), dry_run=False, grace_seconds=GRACE_SECONDS, retention_days=None)
 
 
+def _let_time_pass(store: Store) -> None:
+    """Make everything as old as if hours had passed: what nothing names becomes collectable, and
+    nobody counts on a blob any more."""
+    roots = [root for tier in TIERS if (root := store.local_root(tier)) is not None]
+    for root in roots:
+        for path in [p for name in ("blobs", "manifests") for p in (root / name).rglob("*")]:
+            if path.is_file():
+                then = path.stat().st_mtime - PASSING_SECONDS
+                os.utime(path, (then, then))
+
+
 def _forget_old_runs(store: Store) -> None:
     """Let the collector have something to do: only the newest runs keep naming artifacts."""
     for key in sorted(store.list_json("runs"), key=_time_of)[:-KEPT_RUNS]:
@@ -184,8 +213,7 @@ def _check(store: Store, damaged: set[str], outcome: Outcome) -> None:
     problems = outcome.problems
     for tier in TIERS:
         bucket = store.buckets[tier]
-        assert isinstance(bucket, LocalBucket)
-        bucket.recover()
+        bucket.recover("")
         for entry in list(bucket.list("manifests")):
             body = bucket.read(entry.key) or b""
             name = entry.key.rsplit("/", 1)[-1].removesuffix(".json")
@@ -197,7 +225,8 @@ def _check(store: Store, damaged: set[str], outcome: Outcome) -> None:
                     problems.append(f"{tier}: orphan manifest {name} lacks {file['sha256']}")
         for entry in list(bucket.list("blobs")):
             name = entry.key.rsplit("/", 1)[-1]
-            if file_sha256(bucket.path(entry.key)) != name and name not in damaged:
+            found = hashlib.sha256(bucket.read(entry.key) or b"").hexdigest()
+            if found != name and name not in damaged:
                 problems.append(f"{tier}: blob {name} is corrupted")
     for key in store.list_json("runs"):
         uri = store.get_json(key)["output"]

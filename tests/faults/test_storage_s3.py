@@ -20,6 +20,7 @@ from components.lib import archive, objects
 from components.lib.collect import collect, drop
 from components.lib.objects import ObjectBucket
 from components.storage import Store, Tiers, parse_uri
+from pipelines.tiers import lifecycle_rules, restore
 from tests.fault_proxy import fault_proxy
 from tests.swift_server import KEY_ID, SECRET, client, swift
 
@@ -111,16 +112,20 @@ def test_create_only_writes(endpoint):
     assert bucket.read("k") != b"late"
 
 
-def test_renewing_moves_the_time_and_keeps_the_bytes(endpoint):
+def test_what_is_renewed_is_not_removed_and_stays_as_it_is(endpoint):
     bucket = ObjectBucket(f"s3://tiers/renew?endpoint={endpoint}")
     bucket.write("blobs/k", b"body")
-    before = bucket.entry("blobs/k").modified
+    before = bucket.entry("blobs/k")
     time.sleep(1.1)
     assert bucket.freshen("blobs/k", older_than_seconds=0)
-    assert bucket.entry("blobs/k").modified > before
+    assert bucket.entry("blobs/k") == before
+    [listed] = bucket.list("blobs")
+    assert listed.modified > before.modified
+    assert not bucket.delete("blobs/k", unless_newer_than=before.modified)
     assert bucket.read("blobs/k") == b"body"
-    assert list(bucket.list("renewed")) == []
-    assert not bucket.freshen("blobs/none", older_than_seconds=0)
+    assert bucket.delete("blobs/k", unless_newer_than=bucket.now())
+    assert not bucket.freshen("blobs/k", older_than_seconds=0)
+    assert list(bucket.list("removing")) == list(bucket.list("renewed")) == []
 
 
 def test_ingest_reads_from_s3(tmp_path, endpoint):
@@ -147,7 +152,10 @@ def test_wrong_credentials_are_a_clear_error(endpoint, monkeypatch):
         ObjectBucket("s3://tiers/x?endpiont=y")
 
 
-FAULTS = ["reset", "internal", "slow_down", "truncated", "wrong_bytes", "lost_answer", "delay"]
+FAULTS = [
+    "reset", "internal", "slow_down", "truncated", "wrong_bytes", "wrong_upload", "lost_answer",
+    "delay",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -267,6 +275,25 @@ def test_storage_class_encryption_and_restore(tmp_path, moto):
     assert seen[-1] == (1, 1)
 
 
+def test_a_move_to_an_archive_is_checked_without_reading_it(tmp_path, moto):
+    cold = f"s3://tiers/deep?endpoint={moto}&storage_class=DEEP_ARCHIVE"
+    store = Store(Tiers(hot=str(tmp_path / "h"), warm=str(tmp_path / "w"), cold=cold))
+    uri = store.put_folder(folder_of(tmp_path, a=b"x" * 1000), kind="x")
+    store.copy_to_tier(uri, "cold")
+    with pytest.raises(DataError, match="it is archived"):
+        store.buckets["cold"].download(
+            f"blobs/{store.manifest(uri)['files'][0]['sha256'][:2]}/"
+            f"{store.manifest(uri)['files'][0]['sha256']}",
+            tmp_path / "direct",
+        )
+    drop(store, uri, "hot")
+    assert store.tiers_of(uri) == ["cold"]
+    seen = []
+    restore(store, uri, poll_seconds=0, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (1, 1)
+    assert (store.fetch(uri, tmp_path / "out") / "a").read_bytes() == b"x" * 1000
+
+
 def test_a_restore_that_takes_too_long_is_reported(tmp_path, moto, monkeypatch):
     bucket = client(moto)
     bucket.put_object(Bucket="tiers", Key="p/a", Body=b"x", StorageClass="GLACIER")
@@ -276,8 +303,6 @@ def test_a_restore_that_takes_too_long_is_reported(tmp_path, moto, monkeypatch):
 
 
 def test_lifecycle_rules_are_accepted(moto):
-    from pipelines.tiers import lifecycle_rules
-
     rules = lifecycle_rules("s3", retention_days=90)
     client(moto).put_bucket_lifecycle_configuration(Bucket="tiers", LifecycleConfiguration=rules)
     kept = client(moto).get_bucket_lifecycle_configuration(Bucket="tiers")["Rules"]

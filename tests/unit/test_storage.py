@@ -10,8 +10,9 @@ import time
 import pytest
 
 from components.contract import DataError, StepError
-from components.lib.buckets import DOOMED_PREFIX, LocalBucket, blob_key, open_bucket
+from components.lib.buckets import blob_key, open_bucket
 from components.lib.collect import collect, drop, evict
+from components.lib.folders import DOOMED_PREFIX, LocalBucket, _process_table
 from components.lib.retry import retrying
 from components.storage import Store, Tiers, check_manifest, file_sha256, parse_uri
 
@@ -243,7 +244,7 @@ def test_a_blob_that_a_writer_counts_on_is_not_collected(store, tmp_path):
 def test_a_killed_removal_is_undone(store, tmp_path):
     uri = store.put_folder(folder_of(tmp_path, a="x"), kind="x")
     path = blob_path(store, "hot", digests(store, uri)[0])
-    path.rename(path.with_name(f"{DOOMED_PREFIX}999999999-{path.name}"))
+    path.rename(path.with_name(f"{DOOMED_PREFIX}{_process_table()}-999999999-0-{path.name}"))
     assert (store.fetch(uri, tmp_path / "out") / "a").read_text() == "x"
 
 

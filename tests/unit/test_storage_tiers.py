@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from components.contract import DataError
 from components.storage import Store, Tiers, parse_uri
+from pipelines.cli import main
 from pipelines.cost.catalog import load_catalog
 from pipelines.cost.tiering import (
     Interest,
@@ -21,7 +23,7 @@ from pipelines.cost.tiering import (
     expected_reads,
     move_usd,
 )
-from pipelines.tiers import gc, restore, status, sweep, tier_class
+from pipelines.tiers import gc, lifecycle_rules, restore, status, sweep, tier_class
 
 CATALOG = load_catalog()
 CLASSES = {
@@ -172,8 +174,9 @@ def test_a_damaged_copy_stops_the_move(store, tmp_path, monkeypatch):
     monkeypatch.setattr(store.buckets["warm"], "upload", real)
     holding = next(h for h in status(store, CATALOG) if h.uri == uri)
     if holding.best_tier == "cold":
-        with pytest.raises(DataError, match="missing or corrupted"):
-            sweep(store, CATALOG, dry_run=False)
+        [(_, words)] = sweep(store, CATALOG, dry_run=False)
+        assert "not moved" in words
+        assert "missing or corrupted" in words
     store.verify(uri, "hot")
 
 
@@ -198,3 +201,13 @@ def test_tiers_are_priced_by_their_uri():
     assert (warm.cloud, warm.name) == ("gcp", "standard")
     assert (cold.cloud, cold.name) == ("aws", "archive")
     assert parse_uri("artifact://x/" + "0" * 64) == ("x", "0" * 64)
+
+
+def test_lifecycle_rules_are_printed_for_the_clouds_own_tools(capsys):
+    for provider in ("s3", "gcs"):
+        arguments = ["--provider", provider, "--cold-after-days", "45", "--retention-days", "90"]
+        with pytest.raises(SystemExit) as left:
+            main(["tier", "lifecycle", *arguments])
+        assert left.value.code == 0
+        rules = json.loads(capsys.readouterr().out)
+        assert rules == lifecycle_rules(provider, retention_days=90, cold_after_days=45)
