@@ -73,7 +73,7 @@ class Trainee:
         autocast = self.precision != "fp32" and self.copy is None and not self.sharded
         with torch.autocast(self.device.type, dtype, enabled=autocast):
             logits: torch.Tensor = module(**inputs).logits
-        return logits
+        return logits[: len(batch.targets)]  # without the sequence that fills up a packed row
 
     def extra_loss(self) -> torch.Tensor | float:
         """Regularisation of the method, a mean like the loss of a global batch."""
