@@ -60,19 +60,17 @@ def attention(
         output = _dense(module, query, key, value, attention_mask, dropout, scaling, causal)
         return output.transpose(1, 2).contiguous(), None
     assert max_length_q is not None
-    if query.is_cuda and dropout == 0.0:
+    if query.is_cuda and dropout == 0.0 and query.dtype != torch.float32:
         return _varlen(
             query, key, value, cu_seq_lens_q, max_length_q, scaling, causal, sliding_window
         ), None
-    if query.is_cuda:  # dropout on the weights: torch's varlen kernel has none
+    if query.is_cuda:  # torch's varlen kernel knows neither dropout on the weights nor fp32
         return _regrouped(
             module, query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling, causal,
             sliding_window,
         ), None  # fmt: skip
     bounds = tuple(cu_seq_lens_q.tolist())
-    layout = lay_out(
-        bounds, query.shape[1], key.shape[1], causal, sliding_window, query.dtype
-    )
+    layout = lay_out(bounds, query.shape[1], key.shape[1], causal, sliding_window, query.dtype)
     output = GroupedAttention.apply(
         *(x[0].transpose(0, 1).contiguous() for x in (query, key, value)), layout,
         scaling or query.shape[-1] ** -0.5, dropout, getattr(module, "dropout_bits", None),

@@ -1,10 +1,11 @@
 """Attention on a CPU for sequences laid end to end: by groups of similar length, nothing padded
 twice, forward and backward written out.
 
-Padding all sequences of a batch to its longest costs attention 2.5 times the work it needs (WNUT-17,
-32 sentences); so sequences are sorted by length and cut into groups that are padded by themselves.
-One gather brings tokens into place and one brings them back; their gradients are gathers as well,
-where autograd would scatter (``index_put_``, one element at a time: 10 % of a BERT step).
+Padding all sequences of a batch to its longest costs attention 2.5 times the work it needs
+(WNUT-17, 32 sentences); so sequences are sorted by length and cut into groups that are padded by
+themselves. One gather brings tokens into place and one brings them back; their gradients are
+gathers as well, where autograd would scatter (``index_put_``, one element at a time: 10 % of a BERT
+step).
 """
 
 from __future__ import annotations

@@ -160,6 +160,8 @@ class Attempt:
                 self.error = event
             case "resumed":
                 self.context.notes.append(f"resumed from step {event['step']}")
+            case "note":
+                self.context.notes.append(event["text"])
             case "searched":
                 tried = ", ".join(f"{t['rate']:.2g}: {t['metric']:.4f}" for t in event["tried"])
                 self.context.notes.append(f"learning rates tried: {tried}")
