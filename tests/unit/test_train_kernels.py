@@ -1,6 +1,8 @@
 """What makes a CPU step fast computes what the plain way computes: attention by groups, linear
 layers on oneDNN, packed rows filled up to few shapes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_grouped_attention_and_its_gradients_equal_torchs(key_heads, causal, win
     weight = torch.randn_like(ours)
     our_gradients = torch.autograd.grad((ours * weight).sum(), tensors)
     parts = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         q, k, v = (x[:, :, start:stop].repeat_interleave(4 // x.shape[1], 1) for x in tensors)
         place = torch.arange(stop - start)
         seen = torch.ones(stop - start, stop - start, dtype=torch.bool)
