@@ -207,6 +207,7 @@ def ours(arguments: Arguments, out: Path) -> dict[str, Any]:
         output=str(out / "model"), epochs=arguments.epochs, global_batch=BATCH, micro_batch=BATCH,
         precision=arguments.precision, learning_rate=RATE, seed=arguments.seed,
         stop_after_steps=arguments.steps, packing=arguments.packing,
+        warmup_fraction=0.0, weight_decay=0.0,  # the example script's, for the same recipe
         checkpoint_interval_s=arguments.checkpoint_interval_s,
     )  # fmt: skip
     job.write(out / "job.json")
@@ -228,6 +229,7 @@ def ours(arguments: Arguments, out: Path) -> dict[str, Any]:
         "checkpoint_share": round(last["checkpoints"]["stall_s"] / loop, 5),
         "checkpoints": last["checkpoints"]["saved"],
         "packed": work["packed"],
+        "validation": last["best_metric"],
         "output": str(out / "model"),
     }
 

@@ -21,6 +21,7 @@ from components.lib.tasks import Task, balanced_weights, class_counts, make_task
 from components.train import report
 from components.train.isolation import Unpackable, check_isolation
 from components.train.job import Job
+from components.train.peak import peak_flops
 from components.train.report import Reporter
 from components.train.trainee import Trainee, make_trainee
 from components.train.world import World
@@ -129,14 +130,17 @@ def prepare(job: Job, world: World, data: Data) -> tuple[Trainee, Reporter, Data
     total = min(steps, job.stop_after_steps or steps)
     trainee, data = packed_if_exact(job, world, data, total)
     dense = modelling.parameter_count(trainee.model) - modelling.embedding_parameters(trainee.model)
+    peak = job.peak_flops or peak_flops(world.device, trainee.precision)
+    # Frozen weights get no gradient: two products a token instead of three (forward and backward).
+    products = 3.0 if job.method == "full" else 2.0
     tensorboard = job.tracking.get("tensorboard")
     reporter = Reporter(
         enabled=world.rank == 0,
         total_steps=total,
         folder=Path(job.output).parent / "tensorboard" if tensorboard else None,
         wandb=bool(job.tracking.get("wandb")),
-        flops_per_token=6.0 * dense,
-        peak_flops=job.peak_flops,
+        flops_per_token=2.0 * products * dense,
+        peak_flops=peak and peak * world.size,
         usd_per_hour=job.usd_per_hour,
     )
     return trainee, reporter, data

@@ -6,6 +6,7 @@ else with it; this process never loads torch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ def run(context: StepContext) -> str:
         checkpoints=str(context.scratch / "checkpoints"),
         output=str(output),
     )
+    job = dataclasses.replace(job, usd_per_hour=context.requested.get("usd_per_hour"))
     path = context.scratch / "job.json"
     job.write(path)
     training = context.arguments.get("training", {})
