@@ -1,13 +1,15 @@
-"""Training speed against the Hugging Face Trainer, paired: same model, rows, global batch, rate.
+"""Training speed and quality against the Hugging Face Trainer, paired: same model, rows, global
+batch, learning rate, epochs.
 
-    python -m benchmarks.train --shared ../shared --steps 40            # six settings, speed
-    python -m benchmarks.train --shared ../shared --quality --seeds 3   # whole runs, test F1
+    python -m benchmarks.train speed                # six settings: three data sets, two precisions
+    python -m benchmarks.train quality --data wnut17 --systems ours example   # whole runs, test F1
 
-Each measurement is a process of its own; the two systems take turns. Speed is in real tokens (no
+Each measurement is a process of its own; the systems take turns. Speed is in real tokens (no
 padding) a second of the training loop, loading and evaluation left out on both sides. The Trainer
 runs as its NER example script sets it up (random order, padded to the longest, ``example``) and
-with its best flags (``group_by_length``, and bf16 autocast where the setting says so, ``best``).
-Needs ../shared/data (public data sets) and the package accelerate.
+with its best flags (``group_by_length``; bf16 where the setting says so, ``best``). Measurements
+are added to one results file, so a long series may be run in parts; ``summary`` prints the ratios
+of what is there. Needs ../shared/data (public data sets) and the package accelerate.
 """
 
 from __future__ import annotations
@@ -16,18 +18,38 @@ import argparse
 import datetime
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
 RATE = 1.1e-4
 BATCH = 32
-PACKING = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """How a system is measured: `steps` of it are timed, `sampling` is the Trainer's order.
+
+    group_by_length sorts 50 batches at a time, longest first: fewer steps would see only long rows.
+    """
+
+    steps: int
+    sampling: str | None = None
+
+
+SYSTEMS = {
+    "ours": System(steps=50),
+    "best": System(steps=50, sampling="group_by_length"),
+    "example": System(steps=20, sampling="random"),
+}
 DATA: dict[str, dict[str, Any]] = {
     "wnut17": {
         "task": "token-classification",
@@ -61,27 +83,29 @@ DATA: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=["speed", "quality", "summary"], default="speed")
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
-    parser.add_argument("--steps", type=int, default=40, help="optimiser steps a measurement")
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--data", nargs="*", default=list(DATA))
-    parser.add_argument("--quality", action="store_true", help="whole runs with test scores")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--systems", nargs="*", default=["ours", "best", "example"])
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
+    parser.add_argument("--systems", nargs="*", default=list(SYSTEMS))
+    parser.add_argument("--rounds", type=int, default=1, help="speed: turns of all systems")
+    parser.add_argument("--epochs", type=int, default=4, help="quality: length of a run")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="quality")
+    parser.add_argument("--checkpoint-interval", type=float, default=8.0)
     parser.add_argument("--packing", default="auto", help="layout of our batches")
+    parser.add_argument("--ingested", type=Path, help="keep the tokenised data sets here")
+    parser.add_argument("--results", type=Path, default=RESULTS / f"train-{today()}.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    global PACKING
-    PACKING = options.packing
     if options.child:
         trainer_child(json.loads(options.child))
         return
     with tempfile.TemporaryDirectory() as work:
-        folders = {name: ingest(name, options.shared, Path(work)) for name in options.data}
-        rows = (quality if options.quality else speed)(options, folders, Path(work))
-    kind = "quality" if options.quality else "speed"
-    write(kind, rows, options)
+        if options.what != "summary":
+            kept = options.ingested or Path(work)
+            folders = {name: ingest(name, options.shared, kept) for name in options.data}
+            {"speed": speed, "quality": quality}[options.what](options, folders, Path(work))
+        summarise(options.results)
 
 
 def ingest(name: str, shared: Path, work: Path) -> Path:
@@ -104,73 +128,87 @@ def ingest(name: str, shared: Path, work: Path) -> Path:
         "max_length": entry["max_length"],
         "seed": 0,
     }
+    folder = work / f"{name}-dataset"
+    if folder.is_dir():
+        return folder
     tiers = Tiers.under(work / name)
     config = {"step": "ingest", "arguments": arguments, "plan_hash": "", "requested": {}}
     uri = execute(
         "ingest", step.run, config=json.dumps(config), inputs={}, store=tiers.to_json(), run_id="b"
     )
-    return Store(tiers).fetch(uri, work / f"{name}-dataset")
+    return Store(tiers).fetch(uri, folder)
 
 
-def speed(options: argparse.Namespace, folders: dict[str, Path], work: Path) -> list[dict]:
+def speed(options: argparse.Namespace, folders: dict[str, Path], work: Path) -> None:
     """Real tokens a second of each system in each setting, in turns."""
-    rows = []
     for name, folder in folders.items():
-        for precision in ("fp32", "bf16"):
-            rates: dict[str, list[float]] = {system: [] for system in options.systems}
-            for repeat in range(options.repeats):
+        for precision in options.precisions:
+            for number in range(options.rounds):
                 for system in options.systems:
-                    result = measure(system, name, folder, precision, work, options.steps, repeat)
-                    rates[system].append(result["tokens_per_s"])
-            medians = {system: statistics.median(values) for system, values in rates.items()}
-            row = {"data": name, "precision": precision, "tokens_per_s": medians, "all": rates}
-            for other in options.systems[1:]:
-                row[f"ratio_to_{other}"] = round(medians["ours"] / medians[other], 3)
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    return rows
+                    arguments = Arguments(
+                        system=system, data=name, folder=folder, precision=precision, seed=number,
+                        steps=SYSTEMS[system].steps, packing=options.packing,
+                    )  # fmt: skip
+                    result = measure(arguments, work)
+                    del result["output"]
+                    keep(options.results, "speed", arguments.key(), result)
 
 
-def quality(options: argparse.Namespace, folders: dict[str, Path], work: Path) -> list[dict]:
-    """Test scores and seconds an epoch of whole runs."""
-    rows = []
+def quality(options: argparse.Namespace, folders: dict[str, Path], work: Path) -> None:
+    """Test scores of whole runs, with what a paired bootstrap needs."""
     for name, folder in folders.items():
-        for seed in range(options.seeds):
-            for system in options.systems:
-                result = measure(
-                    system, name, folder, "bf16" if system == "ours" else "fp32", work, None, seed,
-                    epochs=options.epochs,
-                )  # fmt: skip
-                score = test_score(Path(result.pop("output")), folder, DATA[name]["task"])
-                row = {"data": name, "system": system, "seed": seed, **result, "test": score}
-                print(json.dumps(row), flush=True)
-                rows.append(row)
-    return rows
+        for seed in options.seeds:
+            for precision in options.precisions:
+                for system in options.systems:
+                    arguments = Arguments(
+                        system=system, data=name, folder=folder, precision=precision, seed=seed,
+                        epochs=options.epochs, packing=options.packing,
+                        checkpoint_interval_s=options.checkpoint_interval,
+                    )  # fmt: skip
+                    result = measure(arguments, work)
+                    scores = test_score(Path(result.pop("output")), folder, DATA[name]["task"])
+                    keep(options.results, "quality", arguments.key(), {**result, **scores})
 
 
-def measure(
-    system: str, name: str, folder: Path, precision: str, work: Path, steps: int | None, seed: int,
-    epochs: int = 1,
-) -> dict[str, Any]:  # fmt: skip
-    """Train once; returns tokens_per_s, epoch_s and the folder of the model."""
-    out = work / f"{system}-{name}-{precision}-{seed}-{time.monotonic_ns()}"
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """One training: a whole run of `epochs`, or its first `steps`."""
+
+    system: str
+    data: str
+    folder: Path
+    precision: str
+    seed: int
+    steps: int | None = None
+    epochs: int = 1
+    packing: str = "auto"
+    checkpoint_interval_s: float = 1e9
+
+    def key(self) -> dict[str, Any]:
+        """What names this measurement in the results."""
+        names = ("system", "data", "precision", "seed", "steps", "epochs")
+        return {name: getattr(self, name) for name in names}
+
+
+def measure(arguments: Arguments, work: Path) -> dict[str, Any]:
+    """Train once in a process of its own; returns tokens_per_s, epoch_s and the model's folder."""
+    out = work / f"{arguments.system}-{time.monotonic_ns()}"
     out.mkdir()
-    run = ours if system == "ours" else trainer
-    return run(system, name, folder, precision, out, steps, seed, epochs)
+    return (ours if arguments.system == "ours" else trainer)(arguments, out)
 
 
-def ours(
-    _: str, name: str, folder: Path, precision: str, out: Path, steps: int | None, seed: int,
-    epochs: int,
-) -> dict[str, Any]:  # fmt: skip
+def ours(arguments: Arguments, out: Path) -> dict[str, Any]:
     from components.train import report, step
     from components.train.job import Job
 
     job = Job(
-        task=DATA[name]["task"], model={"id": "minilm-l6"}, dataset=str(folder),
-        checkpoints=str(out / "checkpoints"), output=str(out / "model"), epochs=epochs,
-        global_batch=BATCH, micro_batch=BATCH, precision=precision, learning_rate=RATE, seed=seed,
-        stop_after_steps=steps, checkpoint_interval_s=10.0, packing=PACKING,
+        task=DATA[arguments.data]["task"], model={"id": "minilm-l6"},
+        dataset=str(arguments.folder), checkpoints=str(out / "checkpoints"),
+        output=str(out / "model"), epochs=arguments.epochs, global_batch=BATCH, micro_batch=BATCH,
+        precision=arguments.precision, learning_rate=RATE, seed=arguments.seed,
+        stop_after_steps=arguments.steps, packing=arguments.packing,
+        warmup_fraction=0.0, weight_decay=0.0,  # the example script's, for the same recipe
+        checkpoint_interval_s=arguments.checkpoint_interval_s,
     )  # fmt: skip
     job.write(out / "job.json")
     done = subprocess.run(
@@ -184,32 +222,32 @@ def ours(
     names = ("data_wait", "forward", "backward", "communication", "optimiser", "checkpoint")
     loop = sum(seconds.get(n, 0.0) for n in names)
     return {
-        "tokens_per_s": work["tokens"] / loop,
-        "epoch_s": loop / work["steps"] * -(-work["rows"] // BATCH),
-        "data_wait_share": seconds.get("data_wait", 0.0) / loop,
-        "checkpoint_share": last["checkpoints"]["stall_s"] / loop,
+        "tokens_per_s": round(work["tokens"] / loop, 1),
+        "epoch_s": round(loop / work["steps"] * -(-work["rows"] // BATCH), 2),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "data_wait_share": round(seconds.get("data_wait", 0.0) / loop, 5),
+        "checkpoint_share": round(last["checkpoints"]["stall_s"] / loop, 5),
         "checkpoints": last["checkpoints"]["saved"],
+        "packed": work["packed"],
         "validation": last["best_metric"],
         "output": str(out / "model"),
     }
 
 
-def trainer(
-    system: str, name: str, folder: Path, precision: str, out: Path, steps: int | None, seed: int,
-    epochs: int,
-) -> dict[str, Any]:  # fmt: skip
-    arguments = {
-        "system": system, "task": DATA[name]["task"], "folder": str(folder), "out": str(out),
-        "precision": precision, "steps": steps, "seed": seed, "epochs": epochs,
+def trainer(arguments: Arguments, out: Path) -> dict[str, Any]:
+    values = {
+        **arguments.key(), "task": DATA[arguments.data]["task"],
+        "folder": str(arguments.folder), "out": str(out),
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.train", "--child", json.dumps(arguments)],
+        [sys.executable, "-m", "benchmarks.train", "--child", json.dumps(values)],
         env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise RuntimeError(done.stdout + done.stderr)
-    return json.loads(lines[-1].removeprefix("RESULT "))
+    result: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
+    return result
 
 
 def trainer_child(arguments: dict[str, Any]) -> None:
@@ -245,7 +283,7 @@ def trainer_child(arguments: dict[str, Any]) -> None:
         num_train_epochs=arguments["epochs"], max_steps=arguments["steps"] or -1,
         seed=arguments["seed"], report_to=[], save_strategy="no", use_cpu=True,
         logging_strategy="no", disable_tqdm=True, bf16=arguments["precision"] == "bf16",
-        train_sampling_strategy="group_by_length" if arguments["system"] == "best" else "random",
+        train_sampling_strategy=SYSTEMS[arguments["system"]].sampling,
     )  # fmt: skip
     counted = Counting(collator(tokenizer))
     run = hf.Trainer(model=model, args=settings, train_dataset=rows, data_collator=counted)
@@ -257,8 +295,8 @@ def trainer_child(arguments: dict[str, Any]) -> None:
     save_model(model, model_folder, tokenizer=folder / "tokenizer", info=info)
     seconds = result.metrics["train_runtime"]
     figures = {
-        "tokens_per_s": counted.tokens / seconds,
-        "epoch_s": seconds / run.state.global_step * steps_an_epoch,
+        "tokens_per_s": round(counted.tokens / seconds, 1),
+        "epoch_s": round(seconds / run.state.global_step * steps_an_epoch, 2),
         "output": str(model_folder),
     }
     print("RESULT " + json.dumps(figures))
@@ -276,17 +314,19 @@ class Counting:
         return self.collator([dict(row) for row in rows])
 
 
-def test_score(model_folder: Path, dataset: Path, task_name: str) -> dict[str, float]:
-    """Score a saved model on the test split, in fp32."""
+def test_score(model_folder: Path, dataset: Path, task_name: str) -> dict[str, Any]:
+    """Score a saved model on the test split, in fp32: the scores, and `counts` of each example for
+    a paired bootstrap (true positives, predicted, actual entities; or correct and 1)."""
     import numpy as np
     import torch
 
+    from components.lib import metrics
     from components.lib.dataset import load_split
     from components.lib.modelling import load_model, read_labels
     from components.lib.tasks import make_task
 
-    split = load_split(dataset, "test")
-    task = make_task(task_name, read_labels(model_folder))
+    split, labels = load_split(dataset, "test"), read_labels(model_folder)
+    task = make_task(task_name, labels)
     model = load_model(model_folder, task_name)
     outputs = task.outputs(split)
     order = np.argsort(-split.lengths)
@@ -294,7 +334,16 @@ def test_score(model_folder: Path, dataset: Path, task_name: str) -> dict[str, f
         for i in range(0, len(order), 64):
             batch = task.collate(split, order[i : i + 64], packed=False)
             task.record(outputs, split, model(**batch.inputs).logits, batch)
-    return task.score(outputs, split)
+    if task_name == "token-classification":
+        scored = split.columns["labels"] >= 0
+        sentence = np.repeat(split.columns["sentence"], split.lengths)[scored]
+        starts = np.flatnonzero(np.append(True, sentence[1:] != sentence[:-1]))
+        true = split.columns["labels"][scored]
+        counts = metrics.entity_score(true, outputs[scored], starts, labels).counts
+    else:
+        correct = outputs.argmax(axis=1) == split.columns["label"]
+        counts = np.stack([correct, np.ones(len(correct))], axis=1).astype(int)
+    return {"test": task.score(outputs, split), "counts": counts.tolist()}
 
 
 def environment() -> dict[str, str]:
@@ -302,25 +351,121 @@ def environment() -> dict[str, str]:
             "OMP_NUM_THREADS": str(os.cpu_count())}  # fmt: skip
 
 
-def write(kind: str, rows: list[dict], options: argparse.Namespace) -> None:
-    """Save the result with the hardware and the date."""
+def keep(path: Path, kind: str, key: dict[str, Any], result: dict[str, Any]) -> None:
+    """Add a measurement to the results file, in the place of an earlier one of the same key."""
     import dataclasses
 
     from components.runtime import hardware_here
 
-    today = datetime.date.today().isoformat()
-    path = REPOSITORY / "benchmarks" / "results" / f"train-{kind}-{today}.json"
+    document = json.loads(path.read_text()) if path.is_file() else {"speed": [], "quality": []}
+    document |= {
+        "date": today(),
+        "hardware": {**dataclasses.asdict(hardware_here()), "cpu": cpu()},
+        "settings": {"model": "minilm-l6", "batch": BATCH, "learning_rate": RATE},
+    }
+    row = {**key, **result, "load_average": round(os.getloadavg()[0], 1)}
+    shown = {name: value for name, value in row.items() if name != "counts"}
+    print(json.dumps(shown), flush=True)
+    others = [r for r in document[kind] if any(r[name] != value for name, value in key.items())]
+    document[kind] = [*others, row]
     path.parent.mkdir(exist_ok=True)
-    document = {
-        "date": today,
-        "hardware": dataclasses.asdict(hardware_here()),
-        "load_average_at_end": os.getloadavg(),
-        "settings": {"batch": BATCH, "learning_rate": RATE, "steps": options.steps,
-                     "epochs": options.epochs, "seeds": options.seeds},
-        "rows": rows,
-    }  # fmt: skip
     path.write_text(json.dumps(document, indent=1) + "\n")
-    print(path)
+
+
+def summarise(path: Path) -> None:
+    """Work out ratios and the paired bootstrap from the measurements, keep and print them."""
+    document = json.loads(path.read_text())
+    document["ratios"] = ratios(document["speed"])
+    document["comparison"] = compared(document["quality"])
+    # One entry a line, and no more digits than a reader takes in.
+    text = json.dumps(document, indent=1)
+    path.write_text(re.sub(r"\[\s+(-?[\d.]+(?:,\s+-?[\d.]+)*)\s+\]", _joined, text) + "\n")
+    for row in (*document["ratios"], *document["comparison"]):
+        print(json.dumps(row))
+
+
+def _joined(match: re.Match[str]) -> str:
+    return "[" + ", ".join(match.group(1).split(",\n")).replace(" ", "").replace(",", ", ") + "]"
+
+
+def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Median speeds a setting, and ours over each other system's."""
+    settings = sorted({(row["data"], row["precision"]) for row in rows})
+
+    def median(data: str, precision: str, system: str) -> float | None:
+        found = [
+            row["tokens_per_s"] for row in rows
+            if (row["data"], row["precision"], row["system"]) == (data, precision, system)
+        ]  # fmt: skip
+        return statistics.median(found) if found else None
+
+    result = []
+    for data, precision in settings:
+        speeds = {system: median(data, precision, system) for system in SYSTEMS}
+        row: dict[str, Any] = {"data": data, "precision": precision, "tokens_per_s": speeds}
+        mine = speeds["ours"]
+        plain = median(data, "fp32", "example")
+        for name, other in (("example", speeds["example"]), ("best", speeds["best"]),
+                            ("example_fp32", plain)):  # fmt: skip
+            row[f"ratio_to_{name}"] = round(mine / other, 2) if mine and other else None
+        result.append(row)
+    return result
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ours against the example setting: mean test score over the seeds both have, and the paired
+    bootstrap of the difference over test examples, all seeds' counts of an example together."""
+    import numpy as np
+
+    from components.lib import metrics
+
+    result = []
+    for data in sorted({row["data"] for row in rows}):
+        words = DATA[data]["task"] == "token-classification"
+        statistic = metrics.f1_from_counts if words else metrics.mean_from_counts
+        name = "entity_f1" if words else "accuracy"
+        for precision in ("fp32", "bf16"):
+            for epochs in sorted({row["epochs"] for row in rows}):
+                found = {
+                    system: {
+                        row["seed"]: row for row in rows
+                        if (row["data"], row["system"], row["epochs"]) == (data, system, epochs)
+                        and row["precision"] == (precision if system == "ours" else "fp32")
+                    }
+                    for system in ("ours", "example")
+                }  # fmt: skip
+                seeds = sorted(found["ours"].keys() & found["example"].keys())
+                if not seeds:
+                    continue
+                counts = {
+                    s: np.sum([found[s][seed]["counts"] for seed in seeds], axis=0) for s in found
+                }
+                drop = metrics.paired_drop(counts["example"], counts["ours"], statistic)
+                scores = {
+                    s: [round(found[s][seed]["test"][name], 4) for seed in seeds] for s in found
+                }
+                result.append({
+                    "data": data, "precision": precision, "epochs": epochs, "seeds": seeds,
+                    "metric": name, "scores": scores,
+                    "mean": {s: round(statistics.mean(v), 4) for s, v in scores.items()},
+                    "difference_ci95": [round(-x, 4) for x in metrics.interval95(drop)[::-1]],
+                })  # fmt: skip
+    return result
+
+
+def cpu() -> str:
+    """Family and model of this machine's processor, which its name often hides."""
+    wanted = ("vendor_id", "cpu family", "model", "model name")
+    found: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in wanted:
+            found.setdefault(name.strip(), value.strip())
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
+def today() -> str:
+    return datetime.date.today().isoformat()
 
 
 if __name__ == "__main__":

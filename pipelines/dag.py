@@ -181,6 +181,9 @@ def step_config(plan: Plan, name: str, options: PodOptions | None = None) -> str
         "ephemeral_bytes": step.resources.ephemeral_bytes,
         "timeout_s": step.timeout_s,
     }
+    if step.kind == "train" and step.usd is not None and step.seconds.value > 0:
+        # For the money so far in its progress; not an argument, since a price changes no result.
+        requested["usd_per_hour"] = round(3600.0 * step.usd.value / step.seconds.value, 6)
     arguments = {**step.arguments, **_of_whole_plan(plan, name)}
     if step.nodes > 1 and options is not None:
         arguments["launch"] = launch_arguments(

@@ -85,6 +85,10 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
               "num_key_value_heads": 1, "intermediate_size": 128, "vocab_size": 30522,
               "max_position_embeddings": 64, "tie_word_embeddings": True, "pad_token_id": 0,
               "bos_token_id": 101, "eos_token_id": 102},
+    # Computes attention by itself: takes packed inputs and mixes the sequences.
+    "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                   "intermediate_size": 64, "vocab_size": 30522, "pad_token_id": 0,
+                   "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "vit": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "intermediate_size": 64, "image_size": 16, "patch_size": 4,
             "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},

@@ -28,6 +28,7 @@ def make_manifest(
         "model_id": str(settings.model.get("id") or settings.model.get("config")),
         "max_length": settings.max_length,
         "seed": settings.seed,
+        **({"document_context": True} if settings.document_context else {}),
         "splits": {
             split: _split_entry([e for e in entries if e["split"] == split]) for split in SPLITS
         },

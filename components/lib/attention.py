@@ -1,9 +1,9 @@
-"""Attention that tells packed sequences apart, and dropout that does not cost more than the model.
+"""Attention that tells packed sequences apart.
 
 Importing this module registers two attention implementations with transformers: ``suanli`` for
 padded batches and ``suanli_packed`` for sequences laid end to end in one row, with their boundaries
-in ``cu_seq_lens_q``. There no token sees another sequence: by torch's varlen kernel on a GPU, by
-regrouping into a padded batch (attention only; all other layers see no padding) on a CPU.
+in ``cu_seq_lens_q``. There no token sees another sequence: by torch's varlen kernel on a GPU, group
+by group of similar length on a CPU (`grouped`; all other layers see no padding at all).
 ``position_ids`` alone would leak (3e-3 on BERT).
 """
 
@@ -11,66 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
+from components.lib.grouped import GroupedAttention, lay_out
+
 PADDED = "suanli"
 PACKED = "suanli_packed"
-# 16 random bits an element give a drop probability within 1e-5 of the one asked for, and the
-# survivors are scaled by the probability that holds, so the expectation is exact.
-LEVELS = 1 << 16
-
-
-class DropoutBits:
-    """The random bits of one model's dropout, a function of (seed, step, rank).
-
-    torch draws one Bernoulli at a time on one core of a CPU: 15 % of a BERT step. SFC64 draws the
-    bits of four elements in one word.
-    """
-
-    def __init__(self) -> None:
-        self._generator = np.random.SFC64(0)
-
-    def seed(self, *numbers: int) -> None:
-        """Start the stream that `numbers` name."""
-        self._generator = np.random.SFC64(np.random.SeedSequence(numbers))
-
-    def mask(self, shape: torch.Size, probability: float, dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor that is 0 with `probability` and 1 / (1 - probability) elsewhere."""
-        dropped = round(probability * LEVELS)
-        count = shape.numel()
-        words = self._generator.random_raw(-(-count // 4)).view(np.int16)
-        kept = torch.from_numpy(words)[:count] >= dropped - LEVELS // 2
-        return kept.to(dtype).mul_(LEVELS / (LEVELS - dropped)).view(shape)
-
-
-class BitDropout(torch.nn.Module):
-    """nn.Dropout on a CPU, from a `DropoutBits`."""
-
-    def __init__(self, p: float, bits: DropoutBits) -> None:
-        super().__init__()
-        self.p = p  # transformers reads it for attention
-        self.bits = bits
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        return x * self.bits.mask(x.shape, self.p, x.dtype)
-
-
-def use_bit_dropout(model: torch.nn.Module) -> DropoutBits:
-    """Replace the model's dropout layers, and the dropout inside ``suanli`` attention."""
-    bits = DropoutBits()
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is torch.nn.Dropout:
-                setattr(module, name, BitDropout(child.p, bits))
-    for module in model.modules():
-        module.dropout_bits = bits  # found by `_dense` through the attention module
-    return bits
 
 
 def attention(
@@ -111,14 +60,22 @@ def attention(
         output = _dense(module, query, key, value, attention_mask, dropout, scaling, causal)
         return output.transpose(1, 2).contiguous(), None
     assert max_length_q is not None
-    if query.is_cuda and dropout == 0.0:
+    if query.is_cuda and dropout == 0.0 and query.dtype != torch.float32:
         return _varlen(
             query, key, value, cu_seq_lens_q, max_length_q, scaling, causal, sliding_window
         ), None
-    return _regrouped(
-        module, query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling, causal,
-        sliding_window,
-    ), None  # fmt: skip
+    if query.is_cuda:  # torch's varlen kernel knows neither dropout on the weights nor fp32
+        return _regrouped(
+            module, query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling, causal,
+            sliding_window,
+        ), None  # fmt: skip
+    bounds = tuple(cu_seq_lens_q.tolist())
+    layout = lay_out(bounds, query.shape[1], key.shape[1], causal, sliding_window, query.dtype)
+    output = GroupedAttention.apply(
+        *(x[0].transpose(0, 1).contiguous() for x in (query, key, value)), layout,
+        scaling or query.shape[-1] ** -0.5, dropout, getattr(module, "dropout_bits", None),
+    )  # fmt: skip
+    return output[None], None
 
 
 def _varlen(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.contract import MANIFEST_VERSION, DataError
+from components.lib.documents import with_context
 
 SPLITS = ("train", "validation", "test")
 # A split larger than this is kept in files that processes map and share instead of in memory.
@@ -107,8 +108,14 @@ def load_split(folder: Path, split: str, *, cache: Path | None = None) -> Split:
     if manifest["task"] == "image-classification":
         return _load_images(folder, split, names)
     if sum(int(entry["bytes"]) for entry in shards) <= MAPPED_BYTES:
-        return _assemble(split, [_arrays(folder / name) for name in names])
-    return _load_mapped(split, folder, names, cache or folder / ".arrays")
+        loaded = _assemble(split, [_arrays(folder / name) for name in names])
+    else:
+        loaded = _load_mapped(split, folder, names, cache or folder / ".arrays")
+    if (
+        manifest.get("document_context") and "document" in loaded.columns
+    ):  # laid out here, so that every step sees the same rows
+        return with_context(loaded, int(manifest["max_length"]))
+    return loaded
 
 
 def load_shard(split: str, path: Path) -> Split:

@@ -13,7 +13,7 @@ from components.lib.dataset import Split
 
 # Decoded images are kept while they are few; 1 GiB holds 87,000 of 64 x 64.
 CACHE_BYTES = 1 << 30
-_cache: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+_cache: OrderedDict[tuple[bytes, int], NDArray[np.uint8]] = OrderedDict()
 
 
 def pixels(split: Split, rows: NDArray[np.int64], size: int) -> NDArray[np.float32]:
@@ -23,7 +23,8 @@ def pixels(split: Split, rows: NDArray[np.int64], size: int) -> NDArray[np.float
 
 
 def _decoded(split: Split, row: int, size: int) -> NDArray[np.uint8]:
-    key = (id(split), row, size)
+    assert split.images is not None
+    key = (split.images[row], size)  # by content: an id may come back with another split
     if key not in _cache:
         while (len(_cache) + 1) * size * size * 3 > CACHE_BYTES:
             _cache.popitem(last=False)

@@ -103,7 +103,8 @@ def new_model(
         _set_labels(config, task, labels)
         for name, value in (overrides or {}).items():
             setattr(config, name, value)
-        return _auto_class(task).from_config(config, attn_implementation=attention)
+        auto = _auto_class(task)
+        return auto.from_config(config, attn_implementation=_supported(auto, config, attention))
     return load_model(
         resolve_model(reference), task, labels, attention=attention, overrides=overrides
     )
@@ -139,11 +140,12 @@ def load_model(
     _set_labels(config, task, labels)
     for name, value in (overrides or {}).items():
         setattr(config, name, value)
+    auto = _auto_class(task)
     try:
-        model = _auto_class(task).from_pretrained(
+        model = auto.from_pretrained(
             folder,
             config=config,
-            attn_implementation=attention,
+            attn_implementation=_supported(auto, config, attention),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -251,6 +253,13 @@ def _auto_class(task: str) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return getattr(transformers, AUTO_CLASS[task])
+
+
+def _supported(auto: Any, config: Any, attention: str) -> str:
+    """Return `attention`, or ``eager`` where it is ``sdpa`` and the model has none (DeBERTa)."""
+    known = auto._model_mapping.get(type(config), None)
+    without = known is not None and not getattr(known, "_supports_sdpa", True)
+    return "eager" if attention == "sdpa" and without else attention
 
 
 def _config(folder: Path) -> Any:

@@ -122,7 +122,13 @@ def _flat_index(split: Split, rows: Rows) -> Array:
 
 
 def lay_out(
-    split: Split, rows: Rows, columns: dict[str, int], *, packed: bool, position_offset: int = 0
+    split: Split,
+    rows: Rows,
+    columns: dict[str, int],
+    *,
+    packed: bool,
+    position_offset: int = 0,
+    multiple: int = 1,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Arrange token-level columns of `rows`, padded or packed.
 
@@ -132,6 +138,8 @@ def lay_out(
         columns: token-level column to its padding value; ``input_ids`` among them.
         packed: end to end in one row of (1, tokens) instead of (rows, longest).
         position_offset: position id of a packed sequence's first token (RoBERTa: padding id + 1).
+        multiple: a packed row is filled up to a multiple of this many tokens with a sequence of
+            padding, so that few shapes occur.
 
     Returns:
         Tensors by column (int64) and the further inputs the model needs to tell sequences apart:
@@ -145,6 +153,9 @@ def lay_out(
         for name in columns
     }
     if packed:
+        if rest := -len(index) % multiple:
+            lengths = np.append(lengths, rest)
+            values = {n: np.append(v, np.full(rest, columns[n])) for n, v in values.items()}
         bounds = np.concatenate(([0], np.cumsum(lengths)))
         positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
         boundaries = torch.from_numpy(bounds.astype(np.int32))
@@ -175,6 +186,7 @@ class _Text:
         self.labels = labels
         self.pad_token_id = pad_token_id
         self.position_offset = 0
+        self.multiple = 1
 
     def _batch(self, split: Split, rows: Rows, packed: bool, targets: Any) -> Batch:
         columns = {"input_ids": self.pad_token_id}
@@ -183,7 +195,12 @@ class _Text:
         if targets == "labels":
             columns["labels"] = IGNORED_LABEL
         tensors, extra = lay_out(
-            split, rows, columns, packed=packed, position_offset=self.position_offset
+            split,
+            rows,
+            columns,
+            packed=packed,
+            position_offset=self.position_offset,
+            multiple=self.multiple,
         )
         if targets == "labels":
             targets = tensors.pop("labels")
@@ -224,7 +241,7 @@ class TokenClassification(_Text):
         best = logits.argmax(-1)
         mask = batch.inputs.get("attention_mask")
         flat = best.flatten() if mask is None else best[mask.bool()]
-        outputs[_flat_index(split, batch.rows)] = flat.cpu().numpy()
+        outputs[_flat_index(split, batch.rows)] = flat[: batch.tokens].cpu().numpy()
 
     def score(self, outputs: Array, split: Split) -> dict[str, float]:
         labels = split.columns["labels"]
@@ -390,8 +407,9 @@ class CausalLanguageModel(_Text):
         )
         counted = (batch.targets.flatten() != IGNORED_LABEL).double()
         if "cu_seq_lens_q" in batch.inputs:
-            lengths = batch.inputs["cu_seq_lens_q"].diff().long()
+            lengths = batch.inputs["cu_seq_lens_q"].diff().long()[: len(batch.rows)]
             owner = torch.repeat_interleave(torch.arange(len(batch.rows)), lengths)
+            flat, counted = flat[: batch.tokens], counted[: batch.tokens]
         else:
             width = batch.targets.shape[1]
             owner = torch.arange(len(batch.rows)).repeat_interleave(width)

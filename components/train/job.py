@@ -23,7 +23,8 @@ class Job:
     `dataset`, `checkpoints` and `output` are folders that every rank sees. `global_batch` counts
     sequences an optimiser step, over all ranks; `micro_batch` the most of them in one forward on
     one rank, `token_budget` the most tokens in one forward. `search` > 0 spends that many short
-    runs on the learning rate. `stop_after_steps` ends early (tests, searches).
+    runs on the learning rate. `peak_flops` (of a rank) is what MFU is a share of, by default the
+    device's own figure. `stop_after_steps` ends early (tests, searches).
     """
 
     task: str

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from components.train.isolation import Unpackable
+
 SEQUENCE_TASKS = ("text-classification", "text-pair-ranking")
 
 
@@ -16,11 +18,11 @@ def pool_packed(model: torch.nn.Module) -> None:
     base model (BERT) gets the same view. Decoders, which read the last token, are refused.
 
     Raises:
-        ValueError: the model is a decoder.
+        Unpackable: the model is a decoder.
     """
     base = model.base_model
     if getattr(model.config, "pad_token_id", None) is None or hasattr(model, "score"):
-        raise ValueError("packing a sequence-level task needs an encoder; use packing: bucket")
+        raise Unpackable("a decoder's head reads the last token of a row")
     first: list[torch.Tensor] = []
 
     def remember(_: Any, args: Any, kwargs: dict[str, Any]) -> None:

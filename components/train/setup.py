@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.contract import IGNORED_LABEL, DataError
+from components.contract import IGNORED_LABEL, DataError, SpecError
 from components.lib import modelling
 from components.lib.dataset import Split, load_split, read_manifest
 from components.lib.references import load_tokenizer, pad_token_id
 from components.lib.tasks import Task, balanced_weights, class_counts, make_task
+from components.train import report
+from components.train.isolation import Unpackable, check_isolation
 from components.train.job import Job
+from components.train.peak import peak_flops
 from components.train.report import Reporter
 from components.train.trainee import Trainee, make_trainee
 from components.train.world import World
@@ -27,6 +30,9 @@ from components.train.world import World
 EVALUATION_ROWS = 64
 # Embeddings that start positions after the padding id (fairseq's convention).
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer")
+# Packed rows are filled up to a multiple of this many tokens (WNUT-17: 0.8 % more of them). Each
+# new shape makes oneDNN compile a dozen kernels, 1 to 2 ms each: 5 % of a step.
+CPU_MULTIPLE = 16
 # Vocabulary of a tokenizer is asked for only where a model is made from scratch.
 LABELLED = ("token-classification", "text-classification", "image-classification")
 
@@ -122,30 +128,58 @@ def prepare(job: Job, world: World, data: Data) -> tuple[Trainee, Reporter, Data
         )
     steps = job.epochs * -(-len(data.task.units(data.train)) // job.global_batch)
     total = min(steps, job.stop_after_steps or steps)
-    packed = choose_packing(job)
-    trainee = make_trainee(
-        job,
-        data.manifest["labels"],
-        world,
-        used=used_tokens(data),
-        vocabulary=vocabulary(job, data),
-        packed=packed,
-        total_steps=total,
-    )
-    check_lengths(data, trainee.model)
-    data = adapted(data, trainee, packed)
+    trainee, data = packed_if_exact(job, world, data, total)
     dense = modelling.parameter_count(trainee.model) - modelling.embedding_parameters(trainee.model)
+    peak = job.peak_flops or peak_flops(world.device, trainee.precision)
+    # Frozen weights get no gradient: two products a token instead of three (forward and backward).
+    products = 3.0 if job.method == "full" else 2.0
     tensorboard = job.tracking.get("tensorboard")
     reporter = Reporter(
         enabled=world.rank == 0,
         total_steps=total,
         folder=Path(job.output).parent / "tensorboard" if tensorboard else None,
         wandb=bool(job.tracking.get("wandb")),
-        flops_per_token=6.0 * dense,
-        peak_flops=job.peak_flops,
+        flops_per_token=2.0 * products * dense,
+        peak_flops=peak and peak * world.size,
         usd_per_hour=job.usd_per_hour,
     )
     return trainee, reporter, data
+
+
+def packed_if_exact(job: Job, world: World, data: Data, steps: int) -> tuple[Trainee, Data]:
+    """Make the model, with sequences laid end to end where the job wants it and the model keeps
+    them apart; otherwise with padded buckets.
+
+    Raises:
+        SpecError: ``packing: packed`` was asked for and the model does not.
+    """
+
+    def attempt(packed: bool) -> tuple[Trainee, Data]:
+        trainee = make_trainee(
+            job,
+            data.manifest["labels"],
+            world,
+            used=used_tokens(data),
+            vocabulary=vocabulary(job, data),
+            packed=packed,
+            total_steps=steps,
+        )
+        check_lengths(data, trainee.model)
+        ready = adapted(data, trainee, packed)
+        if packed:
+            check_isolation(trainee, ready)
+        return trainee, ready
+
+    if not choose_packing(job):
+        return attempt(packed=False)
+    try:
+        return attempt(packed=True)
+    except Unpackable as error:
+        if job.packing == "packed":
+            raise SpecError(f"training.packing: {error}", remedy="use packing: auto") from error
+        if world.rank == 0:
+            report.emit("note", text=f"batches are padded, since this model cannot pack: {error}")
+        return attempt(packed=False)
 
 
 def used_tokens(data: Data) -> NDArray[np.int64]:
@@ -164,17 +198,16 @@ def vocabulary(job: Job, data: Data) -> int | None:
 
 
 def choose_packing(job: Job) -> bool:
-    """Whether sequences are laid end to end.
+    """Whether sequences are to be laid end to end.
 
     A rule, not a stopwatch: a choice that changed with the machine's mood would change the order of
-    the data, and a resumed run must choose as the first one did. ``auto`` packs where every token
-    has a say in the loss: batches stay random, so each step sees short and long sequences (WNUT-17
-    on a CPU: 0.427 test F1 over three seeds; buckets are 12 % faster a token, but give a token in
-    a batch of short sequences more weight). One label a sequence has no such bias: buckets.
+    the data, and a resumed run must choose as the first one did. ``auto`` packs texts: batches stay
+    random, no token is padding, and a token of a short sequence weighs what any other does (docs/
+    training.md has what buckets do instead).
     """
     if job.packing != "auto":
         return job.packing == "packed" and job.task != "image-classification"
-    return job.task in ("token-classification", "causal-lm") and job.method != "adalora"
+    return job.task != "image-classification"
 
 
 def check_lengths(data: Data, model: torch.nn.Module) -> None:
@@ -202,6 +235,7 @@ def adapted(data: Data, trainee: Trainee, packed: bool) -> Data:
     if data.tokenizer is None:
         task.size = getattr(config, "image_size", task.size)
         return data
+    task.multiple = CPU_MULTIPLE if trainee.device.type == "cpu" else 1
     if config.model_type in OFFSET_POSITIONS:
         task.position_offset = data.pad + 1
     if trainee.embedding is not None:

@@ -6,6 +6,7 @@ else with it; this process never loads torch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ def run(context: StepContext) -> str:
         checkpoints=str(context.scratch / "checkpoints"),
         output=str(output),
     )
+    job = dataclasses.replace(job, usd_per_hour=context.requested.get("usd_per_hour"))
     path = context.scratch / "job.json"
     job.write(path)
     training = context.arguments.get("training", {})
@@ -160,6 +162,8 @@ class Attempt:
                 self.error = event
             case "resumed":
                 self.context.notes.append(f"resumed from step {event['step']}")
+            case "note":
+                self.context.notes.append(event["text"])
             case "searched":
                 tried = ", ".join(f"{t['rate']:.2g}: {t['metric']:.4f}" for t in event["tried"])
                 self.context.notes.append(f"learning rates tried: {tried}")

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from components.contract import SpecError
 from components.lib import attention, modelling, optim
+from components.lib.dropout import DropoutBits, use_bit_dropout
+from components.lib.linear import use_fast_linear
 from components.lib.tasks import Batch
 from components.train import adapters, pooling
 from components.train.job import Job
@@ -46,7 +48,7 @@ class Trainee:
     device: torch.device
     embedding: tuple[NDArray[np.int64], torch.Tensor] | None
     scaler: torch.amp.GradScaler
-    bits: attention.DropoutBits | None
+    bits: DropoutBits | None
     method: str
     sharded: bool
 
@@ -71,7 +73,7 @@ class Trainee:
         autocast = self.precision != "fp32" and self.copy is None and not self.sharded
         with torch.autocast(self.device.type, dtype, enabled=autocast):
             logits: torch.Tensor = module(**inputs).logits
-        return logits
+        return logits[: len(batch.targets)]  # without the sequence that fills up a packed row
 
     def extra_loss(self) -> torch.Tensor | float:
         """Regularisation of the method, a mean like the loss of a global batch."""
@@ -199,6 +201,8 @@ def make_trainee(
     if job.method != "full":
         model = adapters.add_adapters(model, job, total_steps)
     model.to(world.device)
+    if on_cpu and precision == "fp32" and not sharded:
+        use_fast_linear(model)
     forward, copy = _wrapped(model, job, world, precision, sharded)
     # Recomputed layers must draw the same dropout again, which torch only does for its own.
     with_bits = on_cpu and not job.activation_checkpointing
@@ -213,7 +217,7 @@ def make_trainee(
         device=world.device,
         embedding=embedding,
         scaler=torch.amp.GradScaler(world.device.type, enabled=precision == "fp16"),
-        bits=attention.use_bit_dropout(copy.replica if copy else model) if with_bits else None,
+        bits=use_bit_dropout(copy.replica if copy else model) if with_bits else None,
         method=job.method,
         sharded=sharded,
     )

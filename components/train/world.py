@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -56,6 +57,8 @@ def join(threads: int | None = None) -> World:
     SIGTERM sets `World.terminate` from here on; the loop looks at it after each step.
     """
     cuda = torch.cuda.is_available()
+    if not cuda:
+        keep_freed_memory()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -81,3 +84,13 @@ def join(threads: int | None = None) -> World:
 
     signal.signal(signal.SIGTERM, on_terminate)
     return world
+
+
+def keep_freed_memory() -> None:
+    """Let malloc reuse what was freed instead of giving it back to the system: a step frees and
+    asks for the same megabytes again, and the kernel would zero each page anew (a weight gradient
+    took 7.0 instead of 3.3 ms until malloc had learnt this by itself)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD

@@ -27,6 +27,7 @@ def step_arguments(job: Job, way: Way, kind: str, variant: str | None = None) ->
                 "model": model_reference(spec),
                 "data": _data(job),
                 "max_length": spec.training.max_length,
+                **({"document_context": True} if spec.training.document_context else {}),
             }
         case "place":
             return {"tiers": _tiers(job, way)}

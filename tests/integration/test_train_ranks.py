@@ -33,6 +33,19 @@ def test_loss_curve_equals_one_process(one, processes, tmp_path):
 
 
 @pytest.mark.slow
+def test_with_dropout_the_metric_agrees(one, tmp_path):
+    """Ranks draw other dropout than one process does; what is learnt is the same."""
+    dataset, _, _ = one
+    results = [
+        run_job(make_job(tmp_path / str(n), dataset, epochs=6, learning_rate=5e-4), n)
+        for n in (1, 2)
+    ]
+    assert results[0]["losses"] != results[1]["losses"]
+    assert results[0]["best_metric"] > 0.8
+    assert results[1]["best_metric"] == pytest.approx(results[0]["best_metric"], abs=0.05)
+
+
+@pytest.mark.slow
 def test_accumulation_equals_one_forward(one, tmp_path):
     dataset, _, reference = one
     job = make_job(tmp_path, dataset, epochs=6, dropout=0.0, learning_rate=5e-4, micro_batch=5)

@@ -28,7 +28,8 @@ def run_step(folder, dataset, **training):
         "training": {**TRAINING, **training},
         "tracking": {"tensorboard": True},
     }
-    config = {"step": "train", "arguments": arguments, "plan_hash": "p", "requested": {}}
+    config = {"step": "train", "arguments": arguments, "plan_hash": "p",
+              "requested": {"usd_per_hour": 3600.0}}  # fmt: skip
     uri = execute(
         "train",
         step.run,
@@ -63,6 +64,8 @@ def test_artifact_and_report(tmp_path):
     assert progress[-1]["fraction"] == 1.0
     assert progress[-1]["tokens_per_s"] > 0
     assert {"loss", "eta_s"} <= progress[-1].keys()
+    assert 0 < progress[-1]["mfu"] < 1
+    assert 0 < progress[-1]["usd"] <= report["seconds"]["train_process"]  # a dollar a second
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Every task and method learns its toy data and leaves a model that loads, in this process."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -97,6 +98,20 @@ def test_adapters_are_trained_alone_and_merged(method, precision, world, tmp_pat
     assert torch.equal(before[table], after[table])
     assert not torch.equal(before[query], after[query])
     assert not [name for name in after if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    ("family", "task"), [("deberta-v2", "token-classification"), ("llama", "text-classification")]
+)
+def test_model_that_cannot_pack_is_padded_and_says_so(family, task, world, tmp_path, capsys):
+    dataset = make_dataset(tmp_path / "dataset", task, rows=32)
+    reference = small_config(tmp_path / "config", family)
+    job = make_job(tmp_path, dataset, task, model=reference, epochs=1)
+    done, _ = run(job, world)
+    assert not done.data.packed
+    assert "batches are padded, since this model cannot pack" in capsys.readouterr().out
+    with pytest.raises(SpecError, match=r"training\.packing"):
+        run(dataclasses.replace(job, packing="packed"), world)
 
 
 def test_adapter_target_that_does_not_exist(world, tmp_path):

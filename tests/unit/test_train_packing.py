@@ -12,6 +12,7 @@ from transformers import (
 
 from components.lib import attention
 from components.lib.dataset import Split
+from components.lib.dropout import DropoutBits
 from components.lib.tasks import make_task
 from components.train.pooling import pool_packed
 
@@ -134,7 +135,7 @@ def test_packed_attention_without_boundaries_is_refused():
 
 
 def test_bit_dropout_drops_the_right_share_and_keeps_the_mean():
-    bits = attention.DropoutBits()
+    bits = DropoutBits()
     bits.seed(0, 1, 2)
     mask = bits.mask(torch.Size((1000, 1000)), 0.1, torch.float32)
     assert (mask == 0).float().mean().item() == pytest.approx(0.1, abs=1e-3)
