@@ -337,9 +337,11 @@ def half_weights(model: Any) -> Any:
 
 
 def int4_weights(source: Path, target: Path) -> None:
-    """Store the weights of matrix products in 4 bits (decoders: they are bound by reading weights).
+    """Store the weights of matrix products in 4 bits (decoders: they are bound by reading weights),
+    embedding tables in 8.
 
-    The embedding and the output projection keep their precision.
+    Raises:
+        DataError: the graph has nothing to store in 4 bits.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -351,5 +353,8 @@ def int4_weights(source: Path, target: Path) -> None:
     quantizer.process()
     made = quantizer.model.model
     if "MatMulNBits" not in onnx_graph.operators(made):
-        raise DataError("int4: the graph has no matrix product with a constant weight")
-    onnx_graph.save(made, target)
+        raise DataError(
+            "int4: the graph has no matrix product with a constant weight",
+            remedy="use int8 for this model",
+        )
+    onnx_graph.save(int8(made), target)  # no product with a plain weight is left: tables only
