@@ -3,7 +3,6 @@
 Weights become signed 8 bits with one scale a column, activations unsigned 8 bits with one scale a
 tensor: VNNI multiplies exactly these. On two Zen 4 cores u8 x s8 is twice as fast as u8 x u8, and
 a scale a column costs nothing over one a matrix while it cuts the error of a product by a sixth.
-Scales are numbers that fp16 holds, so that the file stores them in half the bytes without error.
 
 Dynamic: every product measures its input's range. Static: ranges come from training data, a
 sequence's result does not depend on what else is in its batch.
@@ -19,15 +18,12 @@ from typing import Any
 import numpy as np
 
 from components.contract import DataError
+from components.export.compact import compact, scales_above
 from components.lib import onnx_graph
 
 # MatMulNBits: 4-bit weights in blocks of 32 with one scale each (llama.cpp's Q4_0 layout).
 INT4_BLOCK = 32
 STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
-# Weights of fewer elements stay fp32: a cast's own description takes as many bytes.
-SMALL = 64
-# Least scale: fp16 still holds it to a sixteenth.
-LEAST_SCALE = 2.0**-20
 Ranges = dict[str, tuple[float, float]]
 
 
@@ -84,17 +80,10 @@ def columns_to_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantise (rows, columns) symmetrically, one scale a column.
 
     Returns:
-        int8 values in -127..127 and float32 scales (columns) that are exact in fp16.
+        int8 values in -127..127 and float32 scales (columns) that take few bytes.
     """
-    scale = half_above(np.maximum(np.abs(weight).max(axis=0) / 127, LEAST_SCALE))
+    scale = scales_above(np.abs(weight).max(axis=0) / 127)
     return np.rint(weight / scale).astype(np.int8), scale
-
-
-def half_above(values: np.ndarray) -> np.ndarray:
-    """Round up to the next number that fp16 holds; returns float32."""
-    half = values.astype(np.float16)
-    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
-    return half.astype(np.float32)
 
 
 def affine_u8(low: float, high: float) -> tuple[float, int]:
@@ -130,7 +119,7 @@ def int8(model: Any, ranges: Ranges | None = None) -> Any:
     versions[onnx_graph.MICROSOFT] = 1
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     made = helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
-    return half_weights(made)
+    return compact(made)
 
 
 def with_biases(nodes: list[Any], weights: Any) -> list[tuple[Any, str | None]]:
@@ -313,27 +302,6 @@ def embed(rewrite: Rewrite, node: Any) -> None:
         list(node.output)[:2],
         epsilon=attribute(node, "epsilon", 1e-12),
     )
-
-
-def half_weights(model: Any) -> Any:
-    """Store weights in fp16; the session restores them to fp32 once, when it loads (CPU kernels
-    compute in fp32: this halves the file, not the time). What fp16 cannot hold stays fp32."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    made = type(model)()
-    made.CopyFrom(model)
-    casts = []
-    for tensor in made.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= SMALL:
-            name, whole = tensor.name, numpy_helper.to_array(tensor)
-            if np.abs(whole).max(initial=0.0) > np.finfo(np.float16).max:
-                continue
-            tensor.CopyFrom(numpy_helper.from_array(whole.astype(np.float16), f"{name}.half"))
-            casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *made.graph.node]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    return made
 
 
 def int4_weights(source: Path, target: Path) -> None:

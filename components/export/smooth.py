@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from components.export.compact import MOST_CODE, short_above
 from components.export.quantise import product_kind
 from components.lib.calibrate import Observed
 
@@ -106,9 +107,11 @@ def best_factors(seen: Observed, weight: np.ndarray) -> np.ndarray | None:
 
 def normalised(factors: np.ndarray) -> np.ndarray:
     """Scale factors to a geometric mean of 1 (only their proportions matter), with inverses that
-    fp16 holds, so that the file stores them in half the bytes without error."""
-    inverse = np.exp(np.log(factors).mean()) / factors
-    return 1 / np.clip(inverse, 2.0**-14, 2.0**15).astype(np.float16).astype(np.float64)
+    the file holds in 8 bits: which factor exactly matters little, as long as the weights get the
+    same."""
+    inverse = np.exp(np.log(factors).mean()) / factors.astype(np.float64)
+    unit = short_above(inverse.max() / MOST_CODE)
+    return 1 / (np.clip(np.rint(inverse / unit), 1, MOST_CODE) * unit)
 
 
 def expected_error(seen: Observed, weight: np.ndarray, factors: np.ndarray) -> float:
