@@ -209,10 +209,14 @@ def olive_graph(subject: Subject, folder: Path, python: Path) -> Path:
     subject.torch_model("eager").save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (model / name).write_bytes((subject.model / name).read_bytes())
-    command = [str(python), "-m", "olive", "optimize", "--model_name_or_path", str(model),
-               "--task", subject.task, "--precision", "int8", "--provider",
-               "CPUExecutionProvider", "--output_path", str(output)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
+    command = [
+        *(str(python.absolute()), "-m", "olive", "optimize", "--model_name_or_path", str(model)),
+        *("--task", subject.task, "--precision", "int8", "--provider", "CPUExecutionProvider"),
+        *("--output_path", str(output)),
+    ]
+    done = subprocess.run(  # it leaves a cache where it runs
+        command, cwd=folder, capture_output=True, text=True, timeout=540, check=False
+    )
     files = sorted(output.rglob("*.onnx"))
     if not files:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
