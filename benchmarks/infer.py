@@ -248,9 +248,9 @@ def main() -> None:
     for spec in args.specs:
         subject = tuned(spec, args.cache, args.epochs)
         with tempfile.TemporaryDirectory() as folder:
-            results[f"{subject.name}, {args.threads} threads, {args.clock}"] = found = measure(
-                subject, args, Path(folder)
-            )
+            found = measure(subject, args, Path(folder))
+        how = f"{found['rows_timed']} rows, {args.threads} threads, {args.clock}"
+        results[f"{subject.name}, {how}"] = found
         show(subject.name, found)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"infer-{date.today().isoformat()}.json"
