@@ -46,10 +46,12 @@ SINGLE_REQUESTS = 60
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def tuned(spec_path: Path, cache: Path) -> routes.Subject:
-    """Ingest and train as the spec says, once."""
+def tuned(spec_path: Path, cache: Path, epochs: int | None = None) -> routes.Subject:
+    """Ingest and train as the spec says (for `epochs`, if given), once."""
     spec = yaml.safe_load(spec_path.read_text())
-    folder = cache / spec_path.stem
+    folder = cache / (spec_path.stem if epochs is None else f"{spec_path.stem}-{epochs}-epochs")
+    if epochs is not None:
+        spec["training"]["epochs"] = epochs
     folder.mkdir(parents=True, exist_ok=True)
     store, known = Store(Tiers.under(folder / "store")), folder / "uris.json"
     if not known.exists():
@@ -143,6 +145,7 @@ def measure(subject: routes.Subject, args: argparse.Namespace, folder: Path) -> 
         "padded_ratio": ratio_of(feeds["padded"]),
         "bucketed_ratio": ratio_of(feeds["bucketed"]),
         "missing": missing,
+        "epochs": args.epochs or "as the spec says",
         "threads": args.threads,
         "clock": args.clock,
         "rounds": args.rounds,
@@ -227,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("specs", nargs="+", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "suanli-bench")
+    parser.add_argument("--epochs", type=int, help="tune for so many, not for what the spec says")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--clock",
@@ -242,11 +246,11 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, Any] = {}
     for spec in args.specs:
-        subject = tuned(spec, args.cache)
+        subject = tuned(spec, args.cache, args.epochs)
         with tempfile.TemporaryDirectory() as folder:
-            results[f"{subject.name}, {args.threads} threads, {args.clock}"] = found = measure(
-                subject, args, Path(folder)
-            )
+            found = measure(subject, args, Path(folder))
+        how = f"{found['rows_timed']} rows, {args.threads} threads, {args.clock}"
+        results[f"{subject.name}, {how}"] = found
         show(subject.name, found)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"infer-{date.today().isoformat()}.json"

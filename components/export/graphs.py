@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import DataError, SpecError
-from components.export import encoder, quantise, smooth, torchscript
+from components.export import compact, encoder, quantise, smooth, torchscript
 from components.export.job import Job, training_feeds
 from components.lib import calibrate, fusion, onnx_graph
 
@@ -81,7 +81,7 @@ def reduce_precision(job: Job, graph: Path, level: str) -> Path:
         case "fp16" if gpu:
             fusion.to_half(graph, target)
         case "fp16":
-            onnx_graph.save(quantise.half_weights(onnx_graph.load(graph)), target)
+            onnx_graph.save(compact.compact(onnx_graph.load(graph)), target)
         case "int8" | "int8-static":
             static = job.precision == "int8-static"
             onnx_graph.save(eight_bits(job, onnx_graph.load(graph), static=static), target)

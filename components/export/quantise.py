@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from components.contract import DataError
+from components.export.compact import compact, scales_above
 from components.lib import onnx_graph
 
 # MatMulNBits: 4-bit weights in blocks of 32 with one scale each (llama.cpp's Q4_0 layout).
 INT4_BLOCK = 32
 STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
-# Weights of fewer elements stay fp32.
-SMALL = 1024
 Ranges = dict[str, tuple[float, float]]
 
 
@@ -56,13 +55,10 @@ class Rewrite:
         self.nodes.append(node)
 
     def weight8(self, name: str) -> list[str]:
-        """Add the 8-bit form of a (rows, columns) weight; returns names of value, scale, zero."""
+        """Add the 8-bit form of a (rows, columns) weight; returns names of value and scale (its
+        zero point is 0, which operators assume)."""
         value, scale = columns_to_int8(self.weights[name])
-        return [
-            self.tensor(f"{name}.int8", value),
-            self.tensor(f"{name}.scale", scale),
-            self.tensor(f"{name}.zero", np.zeros(len(scale), np.int8)),
-        ]
+        return [self.tensor(f"{name}.int8", value), self.tensor(f"{name}.scale", scale)]
 
     def activation8(self, name: str) -> list[str]:
         """Add the 8-bit form of an activation, once; returns names of value, scale, zero."""
@@ -84,10 +80,9 @@ def columns_to_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantise (rows, columns) symmetrically, one scale a column.
 
     Returns:
-        int8 values in -127..127 and float32 scales (columns).
+        int8 values in -127..127 and float32 scales (columns) that take few bytes.
     """
-    scale = np.abs(weight).max(axis=0).astype(np.float32) / 127
-    scale = np.where(scale == 0, np.float32(1), scale)
+    scale = scales_above(np.abs(weight).max(axis=0) / 127)
     return np.rint(weight / scale).astype(np.int8), scale
 
 
@@ -123,7 +118,8 @@ def int8(model: Any, ranges: Ranges | None = None) -> Any:
     versions = {item.domain: item.version for item in model.opset_import}
     versions[onnx_graph.MICROSOFT] = 1
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    return compact(made)
 
 
 def with_biases(nodes: list[Any], weights: Any) -> list[tuple[Any, str | None]]:
@@ -218,13 +214,13 @@ def plain_gemm(node: Any) -> bool:
 
 def multiply(rewrite: Rewrite, source: str, weight: str, bias: str | None, output: str) -> None:
     """Write an 8-bit product with an optional bias."""
-    value, scale, zero = rewrite.weight8(weight)
-    last = [bias] if bias else []
+    value, scale = rewrite.weight8(weight)
+    last = ["", bias] if bias else []  # "": the weight's zero point
     if rewrite.ranges is None:
-        rewrite.add("DynamicQuantizeMatMul", [source, value, scale, zero, *last], [output])
+        rewrite.add("DynamicQuantizeMatMul", [source, value, scale, *last], [output])
         return
     a, a_scale, a_zero = rewrite.activation8(source)
-    inputs = [a, value, a_scale, scale, a_zero, zero, *last]
+    inputs = [a, value, a_scale, scale, a_zero, *last]
     rewrite.add("MatMulIntegerToFloat", inputs, [output])
 
 
@@ -238,10 +234,10 @@ def attend(rewrite: Rewrite, node: Any) -> None:
     source, weight, bias = node.input[:3]
     mask = node.input[3] if len(node.input) > 3 else ""
     a, a_scale, a_zero = rewrite.activation8(source)
-    value, scale, zero = rewrite.weight8(weight)
+    value, scale = rewrite.weight8(weight)
     rewrite.add(
         "QAttention",
-        [a, value, bias, a_scale, scale, mask, a_zero, zero],
+        [a, value, bias, a_scale, scale, mask, a_zero],
         [node.output[0]],
         num_heads=attribute(node, "num_heads", 1),
         unidirectional=attribute(node, "unidirectional", 0),
@@ -308,29 +304,12 @@ def embed(rewrite: Rewrite, node: Any) -> None:
     )
 
 
-def half_weights(model: Any) -> Any:
-    """Store weights in fp16; the session restores them to fp32 once, when it loads (CPU kernels
-    compute in fp32: this halves the file, not the time)."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    made = type(model)()
-    made.CopyFrom(model)
-    casts = []
-    for tensor in made.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= SMALL:
-            name, value = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(numpy_helper.from_array(value, f"{name}.half"))
-            casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *made.graph.node]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    return made
-
-
 def int4_weights(source: Path, target: Path) -> None:
-    """Store the weights of matrix products in 4 bits (decoders: they are bound by reading weights).
+    """Store the weights of matrix products in 4 bits (decoders: they are bound by reading weights),
+    embedding tables in 8.
 
-    The embedding and the output projection keep their precision.
+    Raises:
+        DataError: the graph has nothing to store in 4 bits.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -342,5 +321,8 @@ def int4_weights(source: Path, target: Path) -> None:
     quantizer.process()
     made = quantizer.model.model
     if "MatMulNBits" not in onnx_graph.operators(made):
-        raise DataError("int4: the graph has no matrix product with a constant weight")
-    onnx_graph.save(made, target)
+        raise DataError(
+            "int4: the graph has no matrix product with a constant weight",
+            remedy="use int8 for this model",
+        )
+    onnx_graph.save(int8(made), target)  # no product with a plain weight is left: tables only

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from components.export.compact import MOST_CODE, short_above
 from components.export.quantise import product_kind
 from components.lib.calibrate import Observed
 
@@ -105,8 +106,12 @@ def best_factors(seen: Observed, weight: np.ndarray) -> np.ndarray | None:
 
 
 def normalised(factors: np.ndarray) -> np.ndarray:
-    """Scale factors to a geometric mean of 1 (only their proportions matter)."""
-    return factors / np.exp(np.log(factors).mean())
+    """Scale factors to a geometric mean of 1 (only their proportions matter), with inverses that
+    the file holds in 8 bits: which factor exactly matters little, as long as the weights get the
+    same."""
+    inverse = np.exp(np.log(factors).mean()) / factors.astype(np.float64)
+    unit = short_above(inverse.max() / MOST_CODE)
+    return 1 / (np.clip(np.rint(inverse / unit), 1, MOST_CODE) * unit)
 
 
 def expected_error(seen: Observed, weight: np.ndarray, factors: np.ndarray) -> float:

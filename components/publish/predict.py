@@ -55,9 +55,16 @@ class Predictor:
         self.labels = json.loads((folder / "labels.json").read_text())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=list(providers)
-        )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(folder / "model.onnx"), options, providers=list(providers)
+            )
+        except Exception as error:  # onnxruntime has a class a status code, all bare Exceptions
+            raise RuntimeError(
+                f"{folder / 'model.onnx'}: onnxruntime {onnxruntime.__version__} cannot open it: "
+                f"{str(error).splitlines()[0]} (a damaged file fails `sha256sum -c SHA256SUMS`; "
+                f"else install an onnxruntime that knows opset {self.info.get('opset')})"
+            ) from error
         self.inputs = {i.name: KINDS[i.type] for i in self.session.get_inputs()}
         if (folder / "tokenizer.json").is_file():
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -249,11 +256,25 @@ def main() -> None:
     parser.add_argument("--provider", default="CPUExecutionProvider")
     options = parser.parse_args()
     text = Path(options.input).read_text("utf-8") if options.input else sys.stdin.read()
-    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
-    inputs = [json.loads(line) if line.startswith("[") else line for line in lines]
-    predictor = Predictor(threads=options.threads, providers=(options.provider,))
-    for result in predictor.predict(inputs):
-        print(json.dumps(result, ensure_ascii=False))
+    inputs = [parse(line.rstrip("\r")) for line in text.split("\n") if line.strip()]
+    try:
+        predictor = Predictor(threads=options.threads, providers=(options.provider,))
+        for result in predictor.predict(inputs):
+            print(json.dumps(result, ensure_ascii=False))
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def parse(line: str) -> Any:
+    """Return the words of a line that is a JSON array of strings, any other line as it is."""
+    if line.startswith("["):
+        try:
+            words = json.loads(line)
+        except ValueError:
+            return line  # a text that happens to start with a bracket
+        if all(isinstance(word, str) for word in words):
+            return words
+    return line
 
 
 if __name__ == "__main__":

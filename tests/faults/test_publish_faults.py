@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 import subprocess
 from pathlib import Path
 
@@ -148,6 +149,29 @@ def test_a_full_disk_publishes_nothing(tmp_path: Path, dataset, monkeypatch):
     assert len(latest["history"]) == 1
     publish_it(store, other, data, name="full")
     assert pointer.read(store, "full")["version"] == 2
+
+
+def test_a_write_that_breaks_off_leaves_no_artifact(tmp_path: Path, dataset):
+    """Files cannot grow beyond some bytes, as on a disk that fills up while they are written; here
+    the system really refuses, at whatever point of publishing each size is reached."""
+    store, data = dataset
+    good = publish_it(store, selection(store, tmp_path / "a", weight=1), data, name="broken-off")
+    other = selection(store, tmp_path / "b", weight=2)
+    manifests = Path(store.tiers.hot) / "manifests"
+    before = sorted(manifests.rglob("*"))
+    assert before
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (50, 400, 3000, 9000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            with pytest.raises((OSError, StepError), match=r"File too large|cannot"):
+                publish_it(store, other, data, name="broken-off")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert sorted(manifests.rglob("*")) == before
+        assert pointer.read(store, "broken-off")["uri"] == good
+    publish_it(store, other, data, name="broken-off")
+    assert pointer.read(store, "broken-off")["version"] == 2
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "labels.json", "export.json"])
