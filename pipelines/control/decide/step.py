@@ -27,7 +27,10 @@ CODE = tuple(
             "cost/**/*.py",
             "cost/data/*",
             "catalog/*.csv",
+            "control/pods.py",
             "control/decide/*.py",
+            "control/train_nodes/step.py",
+            "review.py",
         )
         for path in PIPELINES.glob(part)
         if path.is_file()
@@ -41,13 +44,23 @@ def run(context: StepContext) -> str:
     Raises:
         InfeasiblePlanError: the plan changed beyond the tolerance and the spec says ``stop``.
     """
-    from pipelines.plan import make_plan  # numpy and the catalogue: not needed to compile
+    # numpy and the catalogue: not needed to compile
+    from pipelines.control.decide.node_set import catalog_of
+    from pipelines.cost.calibration import Calibration
+    from pipelines.plan import make_plan
 
     arguments = context.arguments
     manifest = json.loads((context.fetch(context.inputs["dataset"]) / "manifest.json").read_text())
     with context.phase("plan"):
         again = make_plan(
-            Spec.model_validate(arguments["spec"]), observed=manifest, here=arguments["here"]
+            Spec.model_validate(arguments["spec"]),
+            # Own nodes and prices come with the plan; the image has the shipped ones only.
+            catalog=catalog_of(arguments["nodes"]) if "nodes" in arguments else None,
+            calibration=Calibration.from_json(arguments["calibration"])
+            if "calibration" in arguments
+            else None,
+            observed=manifest,
+            here=arguments["here"],
         )
     decision = compare(arguments["planned"], again, tolerance=arguments["tolerance"])
     context.metrics.update(decision)
