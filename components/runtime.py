@@ -169,7 +169,9 @@ def execute(
 def _decided(settings: dict[str, Any], store: Store, run_id: str) -> dict[str, Any]:
     """Return what the decide step of this run left for the step; the compiled config when it left
     nothing and there is one (the receipt of a run that never came to a decision)."""
-    found: dict[str, Any] | None = store.get_json(f"runs/{run_id}/{DECIDED}/{settings['step']}.json")
+    found: dict[str, Any] | None = store.get_json(
+        f"runs/{run_id}/{DECIDED}/{settings['step']}.json"
+    )
     if found is None and "arguments" not in settings:
         raise StepError(
             f"the decide step of run {run_id} left nothing for {settings['step']}",

@@ -25,6 +25,7 @@ class Tools:
     make_plan: Callable[[argparse.Namespace], Any]
     compile_plan: Callable[[argparse.Namespace, Any], str]
     pods: Callable[[argparse.Namespace], dict[str, Any]]
+    market: Callable[[argparse.Namespace], Any]
 
 
 def add_commands(commands: Any, tools: Tools) -> None:
@@ -68,7 +69,7 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
     from pipelines.plan import plan_from_json
     from pipelines.render import local_sources, render
     from pipelines.review import cost_diff_markdown
-    from pipelines.submission import data_identity
+    from pipelines.submission import data_identity, version_name
 
     pods = tools.pods(arguments)
     options = RenderOptions(
@@ -82,14 +83,21 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
         images=pods["images"],
         queue=pods["queue"],
         pushgateway=pods["pushgateway"],
+        requests=arguments.requests,
     )
     check_options(options)
     plan = tools.make_plan(arguments)
     ir_yaml = tools.compile_plan(arguments, plan)
     manifest = None
     if arguments.kubernetes_native:
-        version = f"{plan.name}-{plan.hash[:12]}"
-        manifest = compile_manifest(plan, namespace=arguments.namespace, version=version, **pods)
+        manifest = compile_manifest(
+            plan,
+            namespace=arguments.namespace,
+            version=version_name(plan.name, ir_yaml),
+            requests=arguments.requests,
+            market=tools.market(arguments),
+            **pods,
+        )
     if arguments.diff:
         earlier = arguments.output / "plan.json"
         before = plan_from_json(_read_json(earlier)) if earlier.exists() else None
@@ -154,7 +162,12 @@ def _add_submit(commands: Any, tools: Tools) -> None:
 
 
 def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
-    from pipelines.submission import data_identity, load_rendered, submission_of
+    from pipelines.submission import (
+        data_identity,
+        load_rendered,
+        submission_of,
+        with_parameters,
+    )
     from pipelines.submit import check_budget, submit
 
     if arguments.spec.is_dir():
@@ -163,6 +176,9 @@ def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
         plan = tools.make_plan(arguments)
         ir_yaml = tools.compile_plan(arguments, plan)
         submission = submission_of(plan, ir_yaml, data=data_identity(plan))
+    submission, parameters = with_parameters(
+        submission, ir_yaml, pairs("--set", arguments.parameters)
+    )
     check_budget(submission)
     if arguments.check_cluster:
         from pipelines.preflight import check_cluster
@@ -182,7 +198,7 @@ def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
         ir_yaml,
         _connection(arguments),
         experiment=arguments.experiment,
-        parameters=pairs("--set", arguments.parameters),
+        parameters=parameters,
         service_account=arguments.service_account,
         wait=arguments.wait,
         force=arguments.force,

@@ -276,9 +276,7 @@ def _not_shipped(plan: Plan, market: Market | None) -> dict[str, Any]:
     return found
 
 
-def _decide_config(
-    plan: Plan, compiled: Plan, market: Market, options: PodOptions | None
-) -> str:
+def _decide_config(plan: Plan, compiled: Plan, market: Market, options: PodOptions | None) -> str:
     """Return the config of a dynamic pipeline's decide step: what it may choose from, and the
     limits it was compiled with."""
     config = config_of(plan, "decide")

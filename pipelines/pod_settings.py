@@ -140,5 +140,3 @@ def pod_options(
         labels={"suanli.dev/pipeline": plan.name, **(labels or {})},
         pushgateway=pushgateway,
     )
-
-

@@ -67,7 +67,7 @@ def test_parameters_that_the_pipeline_does_not_have_are_refused(rendered: Path) 
     with KfpServerForTests() as server:
         done = suanli("submit", rendered, "--host", server.url, "--set", "colour=red")
         assert done.returncode == 2
-        assert "unknown parameter colour" in done.stderr
+        assert "the pipeline has no parameter 'colour'" in done.stderr
         assert server.state.runs == {}
 
 

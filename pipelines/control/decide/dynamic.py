@@ -9,21 +9,25 @@ plan too.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.contract import InfeasiblePlanError, canonical_json
 from components.runtime import DECIDED, StepContext
 from components.storage import Store, Tiers
-from pipelines.control.decide.grants import Grants, beyond, grants, levelled
+from pipelines.control.decide.grants import Grants, beyond, grants, levelled, seconds_within
 from pipelines.control.decide.node_set import catalog_of
-from pipelines.control.decide.parameters import with_values
+from pipelines.control.decide.parameters import Values, with_values
 from pipelines.control.decide.step import DECISION_VERSION, compare
 from pipelines.control.pods import config_of
 from pipelines.cost.calibration import Calibration
 from pipelines.plan import Plan
 from pipelines.review import decision_markdown
+from pipelines.spec import Spec
 
 GRANTS_FILE, CONFIGS_FILE, PAGE_FILE = "grants.json", "configs.json", "decision.md"
 BEFORE = ("ingest", "decide")  # run before the decision
@@ -40,30 +44,12 @@ def run(context: StepContext) -> str:
     """Plan again; returns the decision's URI.
 
     Raises:
-        SpecError: a parameter's value makes no spec.
-        InfeasiblePlanError: nothing in the compiled node set keeps deadline and budget, or the plan
-            needs more than the compiled time-outs and volumes.
+        SpecError, InfeasiblePlanError: see `decide_again`.
     """
-    from pipelines.plan import make_plan  # numpy and the catalogue: not needed to compile
-
     arguments = context.arguments
-    spec = with_values(arguments["spec"], arguments["parameters"])
     manifest = json.loads((context.fetch(context.inputs["dataset"]) / "manifest.json").read_text())
-    calibration = arguments["calibration"]
     with context.phase("plan"):
-        again = make_plan(
-            spec,
-            catalog=catalog_of(arguments["nodes"]),
-            calibration=Calibration.from_json(calibration) if calibration else None,
-            observed=manifest,
-        )
-    again = levelled(again)
-    outside = beyond(again, arguments["limits"])
-    if outside:
-        raise InfeasiblePlanError(
-            f"the run does not fit into the compiled pipeline: {'; '.join(outside)}",
-            remedy="write these values into the spec and compile again",
-        )
+        again = decide_again(arguments, arguments["parameters"], observed=manifest)
     decision = compare(arguments["planned"], again, tolerance=arguments["tolerance"])
     # What would stop a static pipeline is what a dynamic one is for.
     decision = {**decision, "schema_version": DECISION_VERSION, "holds": True}
@@ -72,6 +58,68 @@ def run(context: StepContext) -> str:
     train = manifest["splits"]["train"]
     context.workload.update(rows=train["rows"], tokens=train["tokens"])
     return context.put(_folder(context, decision, again), kind="decision")
+
+
+def decide_again(
+    arguments: dict[str, Any], parameters: Values, *, observed: dict[str, Any] | None = None
+) -> Plan:
+    """Return the plan of a run with `parameters`, levelled by kind of step.
+
+    Args:
+        arguments: the compiled decide step's: ``spec, nodes, calibration, limits``.
+        parameters: values that differ from the defaults, or all of them.
+        observed: the dataset's manifest; the data is probed without.
+
+    Raises:
+        SpecError: a parameter's value makes no spec.
+        InfeasiblePlanError: nothing in the compiled node set keeps deadline and budget, or the plan
+            needs more than the compiled time-outs and volumes.
+    """
+    from pipelines.plan import make_plan  # numpy and the catalogue: not needed to compile
+
+    limits, calibration = arguments["limits"], arguments["calibration"]
+    spec = with_values(arguments["spec"], parameters)
+
+    def plan_for(wanted: Spec) -> Plan:
+        made = make_plan(
+            wanted,
+            catalog=catalog_of(arguments["nodes"]),
+            calibration=Calibration.from_json(calibration) if calibration else None,
+            observed=observed,
+        )
+        return levelled(made)
+
+    again = plan_for(spec)
+    outside = beyond(again, limits)
+    if outside:
+        again, outside = _quicker(again, outside, spec, limits, plan_for)
+    if outside:
+        raise InfeasiblePlanError(
+            f"the run does not fit into the compiled pipeline: {'; '.join(outside)}",
+            remedy="write these values into the spec and compile again",
+        )
+    return again
+
+
+def _quicker(
+    plan: Plan,
+    outside: list[str],
+    spec: Spec,
+    limits: dict[str, Any],
+    plan_for: Callable[[Spec], Plan],
+) -> tuple[Plan, list[str]]:
+    """Look for a way that is dearer but keeps training within its compiled time-out; returns the
+    plan and what it still needs beyond the limits."""
+    deadline = seconds_within(limits["steps"]["train"]["timeout_s"])
+    objective = spec.objective.model_copy(update={"deadline": deadline})
+    if deadline <= 0 or deadline >= (spec.objective.deadline_s or math.inf):
+        return plan, outside
+    try:
+        made = plan_for(spec.model_copy(update={"objective": objective}))
+    except InfeasiblePlanError:
+        return plan, outside
+    still = beyond(made, limits)
+    return (plan, outside) if still else (replace(made, spec=spec.document), [])
 
 
 def _folder(context: StepContext, decision: dict[str, Any], again: Plan) -> Path:

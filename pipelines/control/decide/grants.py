@@ -13,7 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.control.pods import in_trainjob, mebibytes, pod_of
-from pipelines.cost.requests import shm_bytes
+from pipelines.cost.requests import (
+    COLD_START_S,
+    TIMEOUT_FLOOR_S,
+    TIMEOUT_MARGIN,
+    shm_bytes,
+)
 from pipelines.plan import Plan, Resources, StepPlan
 
 # Kinds of tasks that come after decide; one grant a kind, so that all variants of a step share it.
@@ -133,6 +138,12 @@ def beyond(plan: Plan, limits: dict[str, Any]) -> list[str]:
             if need > compiled[name]
         ]
     return found
+
+
+def seconds_within(timeout_s: int) -> int:
+    """Return the longest step (upper estimate) that gets no more than this time-out: the inverse
+    of `pipelines.cost.requests.timeout`."""
+    return int((timeout_s - TIMEOUT_FLOOR_S - COLD_START_S) / TIMEOUT_MARGIN)
 
 
 def _show(name: str, value: int) -> str:

@@ -74,8 +74,7 @@ def catalog_of(document: dict[str, Any]) -> Catalog:
     made = dataclasses.replace(
         load_catalog(),
         instances=tuple(
-            Instance(**dict(zip(document["columns"], row, strict=True)))
-            for row in document["rows"]
+            Instance(**dict(zip(document["columns"], row, strict=True))) for row in document["rows"]
         ),
         discounts=tuple(Rule(**rule) for rule in document["discounts"]),
         quotas=tuple(Rule(**rule) for rule in document["quotas"]),
