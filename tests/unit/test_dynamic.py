@@ -435,7 +435,7 @@ def test_training_is_bought_faster_to_keep_its_compiled_time_out(planned: tuple[
     assert quick.usd.value > patient.usd.value
     assert quick.spec["objective"]["deadline"] == "40h"
     with pytest.raises(
-        InfeasiblePlanError, match="train needs a time-out of .* compiled .* 1260 s"
+        InfeasiblePlanError, match=r"train needs a time-out of .* compiled .* 1260 s"
     ):
         decided(1260)
 
