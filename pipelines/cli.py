@@ -255,8 +255,10 @@ def _pods(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compile_plan(arguments: argparse.Namespace, plan: Any) -> str:
+    from pipelines.credentials import refuse_credentials
     from pipelines.dag import compile_pipeline
 
+    refuse_credentials(plan.spec)
     return compile_pipeline(
         plan, requests=arguments.requests, market=_market(arguments), **_pods(arguments)
     )
@@ -300,16 +302,20 @@ def _reviewed_plan(arguments: argparse.Namespace) -> Any:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from pipelines.dag import compile_manifest, compile_pipeline
+    from pipelines.dag import compile_manifest
     from pipelines.submission import version_name
 
     pods = _pods(arguments)
     plan = _reviewed_plan(arguments) or _make_plan(arguments, here=False)[1]
-    pods |= {"requests": arguments.requests, "market": _market(arguments)}
-    text = compile_pipeline(plan, **pods)
+    text = _compile_plan(arguments, plan)
     if arguments.format == "manifest":
         text = compile_manifest(
-            plan, namespace=arguments.namespace, version=version_name(plan.name, text), **pods
+            plan,
+            namespace=arguments.namespace,
+            version=version_name(plan.name, text),
+            requests=arguments.requests,
+            market=_market(arguments),
+            **pods,
         )
     _write_text(arguments.output, text)
     return 0

@@ -246,6 +246,7 @@ def test_values_land_in_the_spec() -> None:
         ({"budget_usd": -1.0}, "parameter budget_usd -1.0"),
         ({"budget_usd": float("nan")}, "parameter budget_usd nan"),
         ({"train_uri": " "}, "parameter train_uri is empty"),
+        ({"test_uri": "https://u:hunter2@x/t.csv"}, "parameter test_uri: the URI carries a cred"),
         ({"seed": -1}, "parameter seed -1"),
         ({"colour": "red"}, "no parameter 'colour'"),
     ],
@@ -256,6 +257,7 @@ def test_values_that_make_no_spec_name_their_parameter(
     with pytest.raises(SpecError) as caught:
         with_values(SPEC, values)
     assert message in caught.value.message
+    assert "hunter2" not in caught.value.message
 
 
 def test_text_of_a_command_line_gets_the_types_of_the_pipeline() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from components.contract import SpecError
+from pipelines.credentials import refuse_credentials
 from pipelines.plan import Plan
 from pipelines.spec import Spec
 
@@ -74,6 +75,8 @@ def with_values(document: dict[str, Any], values: Values) -> Spec:
             f"the pipeline has no parameter {unknown[0]!r}",
             remedy=f"parameters: {', '.join(sorted(PLACES))}",
         )
+    for split in SPLITS:
+        refuse_credentials(known[f"{split}_uri"], f"parameter {split}_uri")
     spec = copy.deepcopy(document)
     for split in SPLITS:
         uri = str(known[f"{split}_uri"]).strip()
