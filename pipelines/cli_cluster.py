@@ -1,4 +1,4 @@
-"""The commands that have to do with a cluster: render, submit, runs, promote."""
+"""The commands that have to do with a cluster: render, submit, runs, promote, smoke."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def add_commands(commands: Any, tools: Tools) -> None:
     _add_submit(commands, tools)
     _add_runs(commands, tools)
     _add_promote(commands, tools)
+    _add_smoke(commands, tools)
 
 
 # -- render --------------------------------------------------------------------------------------
@@ -309,6 +310,29 @@ def _promote(arguments: argparse.Namespace) -> int:
         namespace=arguments.namespace,
     )
     print(f"committed {commit}" if commit else "already served: nothing to commit")
+    return 0
+
+
+# -- smoke ---------------------------------------------------------------------------------------
+
+
+def _add_smoke(commands: Any, tools: Tools) -> None:
+    smoke = tools.command(commands, "smoke", _smoke, "send one request to a served model")
+    smoke.add_argument("url", help="the service's address, such as http://localhost:8080")
+    smoke.add_argument("name", help="the model's name")
+    smoke.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+
+
+def _smoke(arguments: argparse.Namespace) -> int:
+    import time
+
+    from pipelines.serving import smoke
+
+    start = time.perf_counter()
+    outputs = smoke(arguments.url, arguments.name, timeout_s=arguments.timeout)
+    shape = outputs["logits"].get("shape")
+    seconds = time.perf_counter() - start
+    print(f"{arguments.name}: finite logits of shape {shape} in {seconds * 1e3:.0f} ms (3 calls)")
     return 0
 
 
