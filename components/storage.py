@@ -194,6 +194,24 @@ class Store:
             _publish(hot, parse_uri(uri)[1], body)
         return destination
 
+    def fetch_part(self, uri: str, prefix: str, destination: Path) -> list[Path]:
+        """Lay out the files of the artifact at `uri` whose path starts with `prefix`, verified, and
+        return them; the rest stays where it is.
+
+        Raises:
+            DataError: see `fetch`.
+        """
+        found = []
+        for entry in self.manifest(uri)["files"]:
+            target = destination / entry["path"]
+            if not str(entry["path"]).startswith(prefix):
+                continue
+            if not target.resolve().is_relative_to(destination.resolve()):
+                raise DataError(f"{uri}: path {entry['path']!r} leaves the artifact's folder")
+            self._lay_out(entry, target)
+            found.append(target)
+        return found
+
     def size_bytes(self, uri: str) -> int:
         """Return the sum of the artifact's file sizes."""
         return sum(int(entry["bytes"]) for entry in self.manifest(uri)["files"])

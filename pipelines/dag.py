@@ -198,12 +198,13 @@ class Tasks:
         dataset = settle(placed, "place").output
         fit = train_nodes if in_trainjob(plan) else train
         tuned = settle(fit(config=config("train"), dataset=dataset, **where), "train")
+        model = tuned.outputs["Output"]
 
         graphs, evaluations = [], []
         for suffix in (task_suffix(variant) for variant in plan.variants):
             data = {"dataset": dataset, **where}
             names = {kind: f"{kind}-{suffix}" for kind in ("compress", "export", "evaluate")}
-            small = compress(config=config(names["compress"]), model=tuned.output, **data)
+            small = compress(config=config(names["compress"]), model=model, **data)
             settle(small, names["compress"])
             graph = export(config=config(names["export"]), model=small.output, **data)
             settle(graph, names["export"])
