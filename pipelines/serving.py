@@ -27,6 +27,7 @@ SERVER_BYTES = 512 << 20
 MEMORY_PER_MODEL_BYTE = 3.0
 MAX_REPLICAS_FACTOR = 4
 MIB = 1 << 20
+DEFAULT_THREADS = 2  # components.evaluate.step measures with as many unless the plan says otherwise
 SMOKE_TIMEOUT_S = 30.0
 SMOKE_LENGTH = 8
 
@@ -126,9 +127,10 @@ def inference_service(
 
 
 def served_from_report(
-    report: dict[str, Any], *, version: int, digest: str, storage_uri: str, threads: int = 2
+    report: dict[str, Any], *, version: int, digest: str, storage_uri: str
 ) -> Served:
-    """Return what report.json says of the selected variant.
+    """Return what report.json says of the selected variant; its threads are the cores that its
+    evaluation asked for.
 
     Raises:
         DataError: the report selects no variant or lacks its figures.
@@ -148,9 +150,17 @@ def served_from_report(
         storage_uri=storage_uri,
         size_bytes=int(row["size_bytes"]),
         throughput_per_s=float(row["throughput_per_s"]),
-        threads=threads,
+        threads=_threads(report, str(selected)),
         gpu="CUDA" in str(row.get("provider")),
     )
+
+
+def _threads(report: dict[str, Any], variant: str) -> int:
+    name = f"evaluate-{variant.replace('+', '-')}"
+    for step in report.get("steps", []):
+        if step["name"] == name and step["requested"].get("cpu_millicores"):
+            return max(1, round(step["requested"]["cpu_millicores"] / 1000))
+    return DEFAULT_THREADS
 
 
 def smoke(

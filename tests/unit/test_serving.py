@@ -69,6 +69,9 @@ def test_report_without_its_selected_variant_is_refused() -> None:
     report = {"spec": {"name": "n"}, "selected": "int8", "variants": [row]}
     options: dict[str, Any] = {"version": 1, "digest": "0", "storage_uri": "s3://m"}
     assert served_from_report(report, **options).throughput_per_s == 5.0
+    assert served_from_report(report, **options).threads == 2
+    step = {"name": "evaluate-int8", "requested": {"cpu_millicores": 3570}}
+    assert served_from_report({**report, "steps": [step]}, **options).threads == 4
     with pytest.raises(DataError, match="selects 'fp16'"):
         served_from_report({**report, "selected": "fp16"}, **options)
     with pytest.raises(SpecError, match="must be positive"):
