@@ -158,8 +158,9 @@ def served_from_report(
 def _threads(report: dict[str, Any], variant: str) -> int:
     name = f"evaluate-{variant.replace('+', '-')}"
     for step in report.get("steps", []):
-        if step["name"] == name and step["requested"].get("cpu_millicores"):
-            return max(1, round(step["requested"]["cpu_millicores"] / 1000))
+        millicores = int(step["requested"].get("cpu_millicores") or 0)
+        if step["name"] == name and millicores:
+            return max(1, round(millicores / 1000))
     return DEFAULT_THREADS
 
 

@@ -134,6 +134,9 @@ def test_parameters_change_what_later_tasks_ask_for(
         assert asked["node"] == "m6i.large", name
     assert default["train"]["taints"] == ["karpenter.sh/capacity-type"]
 
+    # A decision that is found by its marker is handed on all the same.
+    assert run() == default
+
     # Epochs: many of them are cheaper on a GPU, a spot one that tolerates both taints.
     many = run(epochs=600)
     assert many["train"]["node"] == "g5.xlarge"
