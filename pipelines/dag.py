@@ -274,6 +274,8 @@ def _not_shipped(plan: Plan, market: Market | None) -> dict[str, Any]:
         found["nodes"] = node_set(plan, market.catalog)
     if market is not None and market.calibration is not None:
         found["calibration"] = market.calibration.to_json()
+    elif plan.calibration.get("factors"):
+        found["factors"] = plan.calibration["factors"]
     return found
 
 

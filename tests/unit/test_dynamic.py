@@ -26,6 +26,7 @@ from pipelines.control.decide.grants import (
 )
 from pipelines.control.decide.node_set import Market, catalog_of, node_set
 from pipelines.control.decide.parameters import default_values, from_text, located_spec, with_values
+from pipelines.control.decide.step import compare, with_factors
 from pipelines.cost.estimate import Resources
 from pipelines.dag import compile_manifest, compile_pipeline
 from pipelines.follow import _as_decided
@@ -205,6 +206,20 @@ def test_a_plan_for_this_machine_has_no_node_set() -> None:
 def test_own_prices_reach_the_static_decide_step_too() -> None:
     assert "nodes" not in decide_arguments(compile_pipeline(PLAN, market=Market()))
     assert "nodes" in decide_arguments(compile_pipeline(PLAN, market=MARKET))
+
+
+def test_a_calibrated_plan_still_holds_where_only_its_factors_travel() -> None:
+    factors = {step.step: 2.0 for step in PLAN.steps}
+    calibrated = with_factors(PLAN, factors)
+    assert calibrated.seconds.value == pytest.approx(2 * PLAN.seconds.value)
+    assert calibrated.step("train").timeout_s == 2 * 1800 - 1200
+    assert with_factors(PLAN, {}) is PLAN
+    plan = dataclasses.replace(calibrated, calibration={"factors": factors})
+    arguments = decide_arguments(compile_pipeline(plan))
+    assert arguments["factors"] == factors
+    again = with_factors(PLAN, arguments["factors"])
+    assert compare(arguments["planned"], again, tolerance=0.25)["holds"]
+    assert not compare(arguments["planned"], PLAN, tolerance=0.25)["holds"]
 
 
 # -- parameters ----------------------------------------------------------------------------------

@@ -110,9 +110,13 @@ def test_long_names_stay_dns_labels() -> None:
 
 @needs_shared
 @pytest.mark.skipif(kubectl() is None, reason="needs kubectl (kustomize)")
-def test_built_folder_is_valid_and_restricted(tmp_path: Path) -> None:
-    manifest = compile_manifest(PLAN, namespace="suanli", version=f"{PLAN.name}-1")
-    render(PLAN, IR, tmp_path, options=dataclasses.replace(EVERYTHING, manifest=manifest))
+@pytest.mark.parametrize("requests", ["static", "dynamic"])
+def test_built_folder_is_valid_and_restricted(tmp_path: Path, requests: Requests) -> None:
+    manifest = compile_manifest(
+        PLAN, namespace="suanli", version=f"{PLAN.name}-1", requests=requests
+    )
+    ir = compile_pipeline(PLAN, requests=requests)
+    render(PLAN, ir, tmp_path, options=dataclasses.replace(EVERYTHING, manifest=manifest))
     items = kustomize(tmp_path)
     assert sorted(item["kind"] for item in items) == [
         "ConfigMap", "ConfigMap", "CronJob", "Job", "Pipeline", "PipelineVersion",
