@@ -40,3 +40,21 @@ def test_curves_are_offered_as_a_tensorboard(tmp_path: Path, curves_kept: bool) 
         assert files == {"events.out.tfevents.1"}
     else:
         assert (plots, files) == ([], set())
+
+
+def test_the_train_task_shows_the_curves_of_the_model_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components import runtime
+    from components.train.component import train
+
+    store = Store(Tiers.under(tmp_path / "store"))
+    (tmp_path / "model" / "tensorboard").mkdir(parents=True)
+    (tmp_path / "model" / "tensorboard" / "events.out.tfevents.1").write_bytes(b"curve")
+    uri = store.put_folder(tmp_path / "model", kind="model")
+    monkeypatch.setattr(runtime, "execute", lambda *_, **__: uri)
+    curves = Artifact(str(tmp_path / "out" / "curves"), "s3://bucket/curves")
+    page = Artifact(str(tmp_path / "out" / "page"), "s3://bucket/page")
+    made = train.python_func("{}", "dataset", store.tiers.to_json(), "run-1", curves, page)
+    assert made == uri
+    assert "s3://bucket/curves" in Path(page.path).read_text()
