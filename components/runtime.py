@@ -23,13 +23,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from components.contract import Hardware, StepReport, content_hash, error_document
+from components.contract import Hardware, StepError, StepReport, content_hash, error_document
 from components.lib.prefetch import Prefetch, artifacts_in, make_room
 from components.pushgateway import push
 from components.storage import Store, Tiers
 
 COMPONENTS = Path(__file__).parent
 SAMPLE_SECONDS = 0.1
+# Where a dynamic pipeline's decide step leaves the later steps' configs, below the run's folder.
+DECIDED = "decided"
 REPORTED_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnx", "kfp", "datasets")
 
 
@@ -123,7 +125,8 @@ def execute(
     Args:
         kind: the step's folder name, such as ``train``.
         run: the work; returns the URI of the artifact it made.
-        config: JSON ``{step, arguments, plan_hash, requested}`` from the plan.
+        config: JSON ``{step, arguments, plan_hash, requested}`` from the plan; with
+            ``decided: true`` what this run's decide step left for the step comes in its place.
         inputs: input name to artifact URI or list of URIs.
         store: JSON of the three tiers.
         run_id: names the run's folder in the store.
@@ -142,6 +145,8 @@ def execute(
     step = settings["step"]
     tiers = Store(Tiers.from_json(store))
     try:
+        if settings.get("decided"):
+            settings = _decided(settings, tiers, run_id)
         outside = external(settings["arguments"]) if external else None
         fingerprint = content_hash(
             [
@@ -164,6 +169,20 @@ def execute(
             emit_event(tiers, run_id, step, "failed", {"message": str(error)})
             traceback.print_exc()
         raise
+
+
+def _decided(settings: dict[str, Any], store: Store, run_id: str) -> dict[str, Any]:
+    """Return what the decide step of this run left for the step; the compiled config when it left
+    nothing and there is one (the receipt of a run that never came to a decision)."""
+    found: dict[str, Any] | None = store.get_json(
+        f"runs/{run_id}/{DECIDED}/{settings['step']}.json"
+    )
+    if found is None and "arguments" not in settings:
+        raise StepError(
+            f"the decide step of run {run_id} left nothing for {settings['step']}",
+            remedy="run decide and the steps after it with the same store",
+        )
+    return found or settings
 
 
 def _from_marker(

@@ -199,6 +199,19 @@ class Store:
         places = {entry["sha256"]: laid_out / entry["path"] for entry in manifest["files"]}
         _publish(hot, body, manifest["files"], _restores(hot, places))
 
+    def fetch_part(self, uri: str, prefix: str, destination: Path) -> list[Path]:
+        """Lay out the files of the artifact at `uri` whose path starts with `prefix`, verified, and
+        return them; the rest stays where it is.
+
+        Raises:
+            DataError: see `fetch`.
+        """
+        found = []
+        for entry in self.manifest(uri)["files"]:
+            if str(entry["path"]).startswith(prefix):
+                found.append(self.lay_out(entry, destination))
+        return found
+
     def size_bytes(self, uri: str) -> int:
         """Return the sum of the artifact's file sizes."""
         return sum(int(entry["bytes"]) for entry in self.manifest(uri)["files"])

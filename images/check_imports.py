@@ -17,7 +17,7 @@ STEPS = {
 LIBRARIES = {
     "data": (
         "pipelines.cli", "pipelines.dag", "pipelines.render", "pipelines.submit",
-        "pipelines.control.decide.step", "pipelines.control.report.step",
+        "pipelines.control.decide.dynamic", "pipelines.control.report.step",
         "pipelines.control.train_nodes.step", "pipelines.trainjob", "kubernetes", "kfp_server_api",
         "tokenizers", "pyarrow", "obstore",
     ),

@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
             make_plan=lambda arguments: _make_plan(arguments, here=False)[1],
             compile_plan=_compile_plan,
             pods=_pods,
+            market=_market,
         ),
     )
 
@@ -114,6 +115,10 @@ def _add_planning(command: argparse.ArgumentParser) -> None:
 
 
 def _add_compiling(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--requests", choices=("static", "dynamic"), default="static",
+        help="dynamic: parameters in the KFP UI, requests decided in each run",
+    )  # fmt: skip
     command.add_argument(
         "--image", action="append", default=[], metavar="FAMILY=IMAGE",
         help="image of a family (data, train, infer), by digest where known",
@@ -250,9 +255,24 @@ def _pods(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compile_plan(arguments: argparse.Namespace, plan: Any) -> str:
+    from pipelines.credentials import refuse_credentials
     from pipelines.dag import compile_pipeline
 
-    return compile_pipeline(plan, **_pods(arguments))
+    refuse_credentials(plan.spec)
+    return compile_pipeline(
+        plan, requests=arguments.requests, market=_market(arguments), **_pods(arguments)
+    )
+
+
+def _market(arguments: argparse.Namespace) -> Any:
+    """Return what the plan was made from: the pipeline's decide step plans with it again."""
+    from pipelines.control.decide.node_set import Market
+    from pipelines.cost.catalog import load_catalog
+
+    return Market(
+        catalog=load_catalog(arguments.catalog),
+        calibration=_load_calibration(arguments.calibration),
+    )
 
 
 def _reviewed_plan(arguments: argparse.Namespace) -> Any:
@@ -282,17 +302,19 @@ def _reviewed_plan(arguments: argparse.Namespace) -> Any:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from pipelines.dag import compile_manifest, compile_pipeline
+    from pipelines.dag import compile_manifest
+    from pipelines.submission import version_name
 
     pods = _pods(arguments)
     plan = _reviewed_plan(arguments) or _make_plan(arguments, here=False)[1]
-    if arguments.format == "ir":
-        text = compile_pipeline(plan, **pods)
-    else:
+    text = _compile_plan(arguments, plan)
+    if arguments.format == "manifest":
         text = compile_manifest(
             plan,
             namespace=arguments.namespace,
-            version=f"{plan.name}-{plan.hash[:12]}",
+            version=version_name(plan.name, text),
+            requests=arguments.requests,
+            market=_market(arguments),
             **pods,
         )
     _write_text(arguments.output, text)

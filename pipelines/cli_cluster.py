@@ -1,4 +1,4 @@
-"""The commands that have to do with a cluster: render, submit, runs, promote."""
+"""The commands that have to do with a cluster: render, submit, runs, promote, smoke."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Tools:
     make_plan: Callable[[argparse.Namespace], Any]
     compile_plan: Callable[[argparse.Namespace, Any], str]
     pods: Callable[[argparse.Namespace], dict[str, Any]]
+    market: Callable[[argparse.Namespace], Any]
 
 
 def add_commands(commands: Any, tools: Tools) -> None:
@@ -33,6 +34,7 @@ def add_commands(commands: Any, tools: Tools) -> None:
     _add_submit(commands, tools)
     _add_runs(commands, tools)
     _add_promote(commands, tools)
+    _add_smoke(commands, tools)
 
 
 # -- render --------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
     from pipelines.plan import plan_from_json
     from pipelines.render import local_sources, render
     from pipelines.review import cost_diff_markdown
-    from pipelines.submission import data_identity
+    from pipelines.submission import data_identity, version_name
 
     pods = tools.pods(arguments)
     options = RenderOptions(
@@ -82,14 +84,21 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
         images=pods["images"],
         queue=pods["queue"],
         pushgateway=pods["pushgateway"],
+        requests=arguments.requests,
     )
     check_options(options)
     plan = tools.make_plan(arguments)
     ir_yaml = tools.compile_plan(arguments, plan)
     manifest = None
     if arguments.kubernetes_native:
-        version = f"{plan.name}-{plan.hash[:12]}"
-        manifest = compile_manifest(plan, namespace=arguments.namespace, version=version, **pods)
+        manifest = compile_manifest(
+            plan,
+            namespace=arguments.namespace,
+            version=version_name(plan.name, ir_yaml),
+            requests=arguments.requests,
+            market=tools.market(arguments),
+            **pods,
+        )
     if arguments.diff:
         earlier = arguments.output / "plan.json"
         before = plan_from_json(_read_json(earlier)) if earlier.exists() else None
@@ -154,7 +163,12 @@ def _add_submit(commands: Any, tools: Tools) -> None:
 
 
 def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
-    from pipelines.submission import data_identity, load_rendered, submission_of
+    from pipelines.submission import (
+        data_identity,
+        load_rendered,
+        submission_of,
+        with_parameters,
+    )
     from pipelines.submit import check_budget, submit
 
     if arguments.spec.is_dir():
@@ -163,6 +177,9 @@ def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
         plan = tools.make_plan(arguments)
         ir_yaml = tools.compile_plan(arguments, plan)
         submission = submission_of(plan, ir_yaml, data=data_identity(plan))
+    submission, parameters = with_parameters(
+        submission, ir_yaml, pairs("--set", arguments.parameters)
+    )
     check_budget(submission)
     if arguments.check_cluster:
         from pipelines.preflight import check_cluster
@@ -182,7 +199,7 @@ def _submit(arguments: argparse.Namespace, tools: Tools) -> int:
         ir_yaml,
         _connection(arguments),
         experiment=arguments.experiment,
-        parameters=pairs("--set", arguments.parameters),
+        parameters=parameters,
         service_account=arguments.service_account,
         wait=arguments.wait,
         force=arguments.force,
@@ -293,6 +310,29 @@ def _promote(arguments: argparse.Namespace) -> int:
         namespace=arguments.namespace,
     )
     print(f"committed {commit}" if commit else "already served: nothing to commit")
+    return 0
+
+
+# -- smoke ---------------------------------------------------------------------------------------
+
+
+def _add_smoke(commands: Any, tools: Tools) -> None:
+    smoke = tools.command(commands, "smoke", _smoke, "send one request to a served model")
+    smoke.add_argument("url", help="the service's address, such as http://localhost:8080")
+    smoke.add_argument("name", help="the model's name")
+    smoke.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+
+
+def _smoke(arguments: argparse.Namespace) -> int:
+    import time
+
+    from pipelines.serving import smoke
+
+    start = time.perf_counter()
+    outputs = smoke(arguments.url, arguments.name, timeout_s=arguments.timeout)
+    shape = outputs["logits"].get("shape")
+    seconds = time.perf_counter() - start
+    print(f"{arguments.name}: finite logits of shape {shape} in {seconds * 1e3:.0f} ms (3 calls)")
     return 0
 
 

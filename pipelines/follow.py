@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
 from components.contract import InfeasiblePlanError, StepError, SuanliError, error_from_document
+from components.runtime import DECIDED
 from components.storage import Store, Tiers
 from pipelines.kfp_api import KfpServer
-from pipelines.submission import Submission
+from pipelines.plan import plan_from_json
+from pipelines.submission import PlannedStep, Submission, is_dynamic
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_S = 10.0
@@ -42,7 +45,7 @@ def follow(
     """
     names = step_names(ir_yaml)
     seen: dict[str, str] = {}
-    outages = 0
+    outages, decided = 0, not is_dynamic(ir_yaml)
     while True:
         try:
             run = server.run(run_id)
@@ -63,6 +66,9 @@ def follow(
             if run.state == "SUCCEEDED":
                 return "SUCCEEDED"
             raise _failure(run, steps, ir_yaml)
+        if not decided and steps.get("decide", {}).get("state") == "SUCCEEDED":
+            decided = True
+            submission = _as_decided(run_id, submission, ir_yaml)
         projected = projected_usd(submission, steps)
         if projected is not None and submission.budget_usd and projected > submission.budget_usd:
             server.terminate(run_id)
@@ -140,12 +146,36 @@ def _failure(run: Any, steps: dict[str, dict[str, Any]], ir_yaml: str) -> Suanli
     )
 
 
-def _stored_error(run_id: str, ir_yaml: str) -> SuanliError | None:
-    """The error that the failing step left in the store, when the store is within reach."""
+def _as_decided(run_id: str, submission: Submission, ir_yaml: str) -> Submission:
+    """The submission with the prices of what a dynamic run decided, when the store is within reach
+    (the budget is the one that was submitted)."""
+    try:
+        config = _store(ir_yaml).get_json(f"runs/{run_id}/{DECIDED}/report.json")
+        plan = plan_from_json(config["arguments"]["plan"]) if config else None
+    except (SuanliError, OSError, KeyError, ValueError):
+        return submission
+    if plan is None:
+        return submission
+    steps = tuple(
+        PlannedStep(
+            step=step.step, seconds=step.seconds.value, usd=step.usd.value if step.usd else None
+        )
+        for step in plan.steps
+    )
+    return replace(submission, steps=steps)
+
+
+def _store(ir_yaml: str) -> Store:
+    """The store that the pipeline writes to by default."""
     pipeline = next(iter(yaml.load_all(ir_yaml, Loader=yaml.CSafeLoader)))
     parameters = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
+    return Store(Tiers.from_json(parameters["store"]["defaultValue"]))
+
+
+def _stored_error(run_id: str, ir_yaml: str) -> SuanliError | None:
+    """The error that the failing step left in the store, when the store is within reach."""
     try:
-        store = Store(Tiers.from_json(parameters["store"]["defaultValue"]))
+        store = _store(ir_yaml)
         for key in store.list_json(f"runs/{run_id}/errors"):
             document = store.get_json(key)
             if document:

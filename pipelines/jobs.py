@@ -59,6 +59,7 @@ class RenderOptions:
     images: dict[str, str] = field(default_factory=dict)
     queue: str | None = None
     pushgateway: str | None = None
+    requests: str = "static"
     manifest: str | None = None
     data: Any = None
 
@@ -157,6 +158,8 @@ def cron_job(plan: Plan, options: RenderOptions) -> dict[str, Any]:
         arguments += ["--queue", options.queue]
     if options.pushgateway:
         arguments += ["--pushgateway", options.pushgateway]
+    if options.requests != "static":
+        arguments += ["--requests", options.requests]
     for key, value in sorted(options.labels.items()):
         arguments += ["--label", f"{key}={value}"]
     template = _pod_template(

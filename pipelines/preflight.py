@@ -6,6 +6,7 @@ Checked with the rights of whoever calls: a check that the cluster refuses is re
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from typing import Any
 import yaml
 
 from components.contract import InfeasiblePlanError, SpecError
+from pipelines.control.pods import in_trainjob, pod_of
 from pipelines.follow import step_names
+from pipelines.plan import plan_from_json
 from pipelines.runs import cluster_refusal
+from pipelines.submission import is_dynamic
 
 SUFFIXES: dict[str, Decimal | int] = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -81,6 +85,7 @@ def requests_of(ir_yaml: str) -> Iterator[Request]:
     platform = documents[1]["platforms"]["kubernetes"] if len(documents) > 1 else {}
     pods = platform.get("deploymentSpec", {}).get("executors", {})
     names = step_names(ir_yaml)
+    defaults = _decided_by_default(pipeline) if is_dynamic(ir_yaml) else {}
     for label, executor in pipeline["deploymentSpec"]["executors"].items():
         resources = executor["container"].get("resources", {})
         amounts = {
@@ -96,10 +101,13 @@ def requests_of(ir_yaml: str) -> Iterator[Request]:
             amounts[accelerator["resourceType"]] = quantity(accelerator["resourceCount"])
         pod = pods.get(label, {})
         key = label.removeprefix("exec-")
+        step = names.get(key, key)
+        planned = defaults.get(step) if not amounts else None
+        selector = pod.get("nodeSelector", {}).get("labels", {})
         yield Request(
-            step=names.get(key, key),
-            amounts=amounts,
-            node_selector=pod.get("nodeSelector", {}).get("labels", {}),
+            step=step,
+            amounts=planned[0] if planned else amounts,
+            node_selector=planned[1] if planned else selector,
             secrets=tuple(sorted(_secret_names(pod))),
         )
 
@@ -107,6 +115,28 @@ def requests_of(ir_yaml: str) -> Iterator[Request]:
 def _is_static(value: Any) -> bool:
     """Dynamic requests are references, known only when `decide` has run."""
     return value is not None and "{{" not in str(value)
+
+
+def _decided_by_default(
+    pipeline: dict[str, Any],
+) -> dict[str, tuple[dict[str, Decimal], dict[str, str]]]:
+    """Amounts and node selector by step that a dynamic pipeline's decide task hands out when
+    nobody changes a parameter: those of the plan that its receipt knows."""
+    task = pipeline["root"]["dag"]["tasks"]["report"]
+    config = json.loads(task["inputs"]["parameters"]["config"]["runtimeValue"]["constant"])
+    plan = plan_from_json(config["arguments"]["plan"])
+    trainjob = in_trainjob(plan)
+    found = {}
+    for step in plan.steps:
+        pod = pod_of(plan, step.step, trainjob=trainjob)
+        amounts = {
+            "cpu": Decimal(pod.resources.cpu_millicores) / 1000,
+            "memory": Decimal(pod.resources.memory_bytes),
+        }
+        if pod.resources.gpu_count:
+            amounts[pod.resources.gpu_resource] = Decimal(pod.resources.gpu_count)
+        found[step.step] = (amounts, dict(pod.node_selector))
+    return found
 
 
 def quantity(text: Any) -> Decimal:
@@ -155,15 +185,45 @@ def _check_nodes(requests: list[Request], nodes: list[Any], notes: list[str]) ->
     if not nodes:
         notes.append("not checked against nodes: the cluster has none now (autoscaled?)")
         return
+    offers = [
+        {name: quantity(text) for name, text in (node.status.allocatable or {}).items()}
+        for node in nodes
+    ]
+    nothing = Decimal(0)
     for request in requests:
         for name, amount in request.amounts.items():
-            most = max(quantity((node.status.allocatable or {}).get(name, 0)) for node in nodes)
+            most = max(offer.get(name, nothing) for offer in offers)
             if amount > most:
                 raise InfeasiblePlanError(
                     f"step {request.step} asks for {_show(name, amount)} of {name}, the largest "
                     f"node of the cluster offers {_show(name, most)}",
                     remedy="restrict objective.hardware to what the cluster has (--catalog)",
                 )
+        if not any(_fits(request, offer) for offer in offers):
+            together = ", ".join(f"{_show(n, a)} of {n}" for n, a in request.amounts.items())
+            raise InfeasiblePlanError(
+                f"step {request.step} asks for {together}: no node of the cluster offers all of it",
+                remedy="restrict objective.hardware to what the cluster has (--catalog)",
+            )
+    notes += _absent_nodes(requests, nodes)
+
+
+def _fits(request: Request, offer: dict[str, Decimal]) -> bool:
+    return all(offer.get(name, Decimal(0)) >= amount for name, amount in request.amounts.items())
+
+
+def _absent_nodes(requests: list[Request], nodes: list[Any]) -> list[str]:
+    """A note for each node selector that no node matches now."""
+    found: dict[str, list[str]] = {}
+    for request in requests:
+        wanted = request.node_selector.items()
+        if not any(wanted <= (node.metadata.labels or {}).items() for node in nodes):
+            text = ", ".join(f"{key}={value}" for key, value in sorted(wanted))
+            found.setdefault(text, []).append(request.step)
+    return [
+        f"no node is labelled {labels} now: {', '.join(steps)} wait until an autoscaler makes one"
+        for labels, steps in found.items()
+    ]
 
 
 def _check_quotas(requests: list[Request], quotas: list[Any]) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
 from components.contract import SpecError
+from pipelines.credentials import refuse_credentials
 from pipelines.jobs import (
     RenderOptions,
     check_options,
@@ -32,11 +31,6 @@ from pipelines.submission import submission_of
 
 # Kubernetes limits a ConfigMap to 1 MiB (etcd's request size).
 CONFIG_MAP_BYTES = 1 << 20
-# Query parameters that carry a secret in signed and tokened URLs.
-SECRET_PARAMETERS = (
-    "x-amz-signature", "x-amz-credential", "x-amz-security-token", "x-goog-signature", "sig",
-    "signature", "token", "access_token", "key", "secret", "password",
-)  # fmt: skip
 OUTPUTS = (
     "kustomization.yaml", "pipeline.yaml", "run.json", "plan.json", "decision.md", "job.yaml",
     "cronjob.yaml", "spec.yaml", "pipeline-object.yaml", "pipelineversion-object.yaml",
@@ -55,7 +49,7 @@ def render(
     """
     options = options or RenderOptions()
     check_options(options)
-    check_no_secrets(plan)
+    refuse_credentials(plan.spec)
     files = rendered_files(plan, ir_yaml, options)
     return _write(files, output)
 
@@ -106,36 +100,6 @@ def local_sources(plan: Plan) -> list[str]:
         for split, part in located.items()
         if isinstance(part, dict) and part.get("uri") and "://" not in part["uri"]
     ]
-
-
-def check_no_secrets(plan: Plan) -> None:
-    """Refuse URIs with credentials in them: everything rendered is readable by many.
-
-    Raises:
-        SpecError: naming the field, never the value.
-    """
-    for path, text in _strings(plan.spec, "spec"):
-        parts = urlsplit(text) if "://" in text else None
-        if parts is None:
-            continue
-        secret = [key for key, _ in parse_qsl(parts.query) if key.lower() in SECRET_PARAMETERS]
-        if parts.password or secret:
-            raise SpecError(
-                f"{path.removeprefix('spec.')}: the URI carries a credential"
-                f"{f' ({secret[0]})' if secret else ''}",
-                remedy="name a secret in storage.credentials instead",
-            )
-
-
-def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _strings(item, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _strings(item, f"{path}[{index}]")
 
 
 def _located_spec(plan: Plan) -> dict[str, Any]:

@@ -27,7 +27,9 @@ SERVER_BYTES = 512 << 20
 MEMORY_PER_MODEL_BYTE = 3.0
 MAX_REPLICAS_FACTOR = 4
 MIB = 1 << 20
+DEFAULT_THREADS = 2  # components.evaluate.step measures with as many unless the plan says otherwise
 SMOKE_TIMEOUT_S = 30.0
+SMOKE_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,11 @@ def inference_service(
     memory = f"{math.ceil((SERVER_BYTES + model.size_bytes * MEMORY_PER_MODEL_BYTE) / MIB)}Mi"
     requests = {"cpu": str(model.threads), "memory": memory}
     limits = {"memory": memory}
+    placement: dict[str, Any] = {}
     if model.gpu:
         limits["nvidia.com/gpu"] = "1"
+        taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        placement["tolerations"] = [taint]
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -97,6 +102,7 @@ def inference_service(
                 # Inference saturates the CPU, so CPU use is the load.
                 "scaleMetric": "cpu",
                 "scaleTarget": round(TARGET_UTILISATION * 100),
+                **placement,
                 "automountServiceAccountToken": False,
                 "securityContext": {
                     "runAsNonRoot": True,
@@ -121,9 +127,10 @@ def inference_service(
 
 
 def served_from_report(
-    report: dict[str, Any], *, version: int, digest: str, storage_uri: str, threads: int = 2
+    report: dict[str, Any], *, version: int, digest: str, storage_uri: str
 ) -> Served:
-    """Return what report.json says of the selected variant.
+    """Return what report.json says of the selected variant; its threads are the cores that its
+    evaluation asked for.
 
     Raises:
         DataError: the report selects no variant or lacks its figures.
@@ -143,36 +150,48 @@ def served_from_report(
         storage_uri=storage_uri,
         size_bytes=int(row["size_bytes"]),
         throughput_per_s=float(row["throughput_per_s"]),
-        threads=threads,
+        threads=_threads(report, str(selected)),
         gpu="CUDA" in str(row.get("provider")),
     )
 
 
+def _threads(report: dict[str, Any], variant: str) -> int:
+    name = f"evaluate-{variant.replace('+', '-')}"
+    for step in report.get("steps", []):
+        millicores = int(step["requested"].get("cpu_millicores") or 0)
+        if step["name"] == name and millicores:
+            return max(1, round(millicores / 1000))
+    return DEFAULT_THREADS
+
+
 def smoke(
-    url: str, name: str, inputs: dict[str, list[list[int]]], *, timeout_s: float = SMOKE_TIMEOUT_S
+    url: str,
+    name: str,
+    inputs: dict[str, list[list[int]]] | None = None,
+    *,
+    timeout_s: float = SMOKE_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Send one request in the open inference protocol v2 and return the outputs by name.
 
     Args:
         url: the service's address, such as http://newsroom-ner.suanli.example.com.
-        inputs: int64 tensors of shape (batch, length) by input name.
+        inputs: int64 tensors of shape (batch, length) by input name; without, one short row of
+            what the model's own metadata asks for.
 
     Raises:
         StepError: the service is not ready, is unreachable or answers an error.
         DataError: the answer is not of the protocol, or holds no finite logits.
     """
-    _get(f"{url.rstrip('/')}/v2/models/{name}/ready", timeout_s)
-    tensors = [
-        {
-            "name": key,
-            "datatype": "INT64",
-            "shape": [len(rows), len(rows[0])],
-            "data": [value for row in rows for value in row],
-        }
-        for key, rows in inputs.items()
-    ]
-    body = json.dumps({"inputs": tensors}).encode()
-    answer = _get(f"{url.rstrip('/')}/v2/models/{name}/infer", timeout_s, body)
+    model = f"{url.rstrip('/')}/v2/models/{name}"
+    _get(f"{model}/ready", timeout_s)
+    if inputs is None:
+        tensors = _one_row(url, _get(model, timeout_s))
+    else:
+        tensors = [
+            _tensor(key, "INT64", [len(rows), len(rows[0])], [v for row in rows for v in row])
+            for key, rows in inputs.items()
+        ]
+    answer = _get(f"{model}/infer", timeout_s, json.dumps({"inputs": tensors}).encode())
     try:
         outputs = {item["name"]: item for item in json.loads(answer)["outputs"]}
         values = outputs["logits"]["data"]
@@ -184,6 +203,31 @@ def smoke(
     if not finite:
         raise DataError(f"{url}: logits are empty or not finite", remedy="check the model")
     return outputs
+
+
+def _one_row(url: str, metadata: bytes) -> list[dict[str, Any]]:
+    """One row for each input that the model's metadata lists; open dimensions get eight entries.
+    Ones: a token that every vocabulary has, a mask that hides nothing."""
+    try:
+        listed = [
+            (item["name"], item["datatype"], [int(size) for size in item["shape"]])
+            for item in json.loads(metadata)["inputs"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{url}: not the metadata of a model in protocol v2: {error}",
+            remedy="check the address and protocolVersion: v2",
+        ) from None
+    tensors = []
+    for name, datatype, shape in listed:
+        row = [1, *(size if size > 0 else SMOKE_LENGTH for size in shape[1:])]
+        one = 1.0 if datatype.startswith("FP") else 1
+        tensors.append(_tensor(name, datatype, row, [one] * math.prod(row)))
+    return tensors
+
+
+def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
 def _get(url: str, timeout_s: float, body: bytes | None = None) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,13 +72,18 @@ class Submission:
             ) from None
 
 
-def submission_of(plan: Plan, ir_yaml: str, *, data: Any = None) -> Submission:
+def submission_of(
+    plan: Plan, ir_yaml: str, *, data: Any = None, parameters: dict[str, Any] | None = None
+) -> Submission:
     """Describe the run of `plan` compiled to `ir_yaml`.
 
     Args:
         data: identity of the source files (`data_identity`); the plan's profile unless given.
+        parameters: the run's parameters that differ from the pipeline's defaults.
     """
     identity = [plan.spec, data or plan.profile, sorted(images_of(ir_yaml))]
+    if is_dynamic(ir_yaml):
+        identity += ["dynamic", parameters or {}]
     return Submission(
         name=plan.name,
         fingerprint=content_hash(identity),
@@ -94,6 +100,76 @@ def submission_of(plan: Plan, ir_yaml: str, *, data: Any = None) -> Submission:
             for step in plan.steps
         ),
     )
+
+
+def version_name(name: str, ir_yaml: str) -> str:
+    """Name of a pipeline version: its spec is immutable, so another content is another version."""
+    return f"{name}-{content_hash(ir_yaml)[:12]}"
+
+
+def is_dynamic(ir_yaml: str) -> bool:
+    """Whether the pipeline was compiled with ``--requests dynamic``."""
+    return "budget_usd" in _pipeline(ir_yaml)["root"].get("inputDefinitions", {}).get(
+        "parameters", {}
+    )
+
+
+def with_parameters(
+    submission: Submission, ir_yaml: str, texts: dict[str, str]
+) -> tuple[Submission, dict[str, Any]]:
+    """Return the submission of a run with parameters, and their values as KFP wants them.
+
+    The decision is made as the pipeline's decide step will make it, except that the data is probed
+    from here, so that a run that can't be is refused before it is created.
+
+    Args:
+        texts: parameters by name, as a command line gives them.
+
+    Raises:
+        SpecError: the pipeline has no such parameter, or not this value.
+        InfeasiblePlanError: see `pipelines.control.decide.dynamic.decide_again`.
+    """
+    if not texts:
+        return submission, {}
+    known = _pipeline(ir_yaml)["root"].get("inputDefinitions", {}).get("parameters", {})
+    for name in texts:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise SpecError(
+                f"the pipeline has no parameter {name!r}",
+                remedy=f"did you mean {near[0]}?" if near
+                else f"parameters: {', '.join(sorted(known))}"
+                + ("" if is_dynamic(ir_yaml) else "; compile with --requests dynamic for more"),
+            )  # fmt: skip
+    store = {"store": texts["store"]} if "store" in texts else {}
+    changed = {name: text for name, text in texts.items() if name != "store"}
+    if not changed:
+        fingerprint = content_hash([submission.fingerprint, store])
+        return replace(submission, fingerprint=fingerprint), dict(store)
+    from pipelines.control.decide.dynamic import decide_again
+    from pipelines.control.decide.parameters import from_text
+
+    arguments = decide_arguments(ir_yaml)
+    values = from_text(changed, arguments["spec"])
+    again = decide_again(arguments, values)
+    made = submission_of(again, ir_yaml, data=data_identity(again), parameters={**values, **store})
+    return made, {**values, **store}
+
+
+def decide_arguments(ir_yaml: str) -> dict[str, Any]:
+    """Return what the compiled pipeline tells its decide step."""
+    for component in _pipeline(ir_yaml)["components"].values():
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if task["taskInfo"]["name"] == "decide":
+                constant = task["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+                arguments: dict[str, Any] = json.loads(constant)["arguments"]
+                return arguments
+    raise SpecError("the pipeline has no decide step", remedy="compile it with suanli compile")
+
+
+def _pipeline(ir_yaml: str) -> dict[str, Any]:
+    pipeline: dict[str, Any] = next(iter(yaml.load_all(ir_yaml, Loader=yaml.CSafeLoader)))
+    return pipeline
 
 
 def data_identity(plan: Plan) -> Any:
@@ -115,8 +191,7 @@ def _has_uri(part: Any) -> bool:
 
 def images_of(ir_yaml: str) -> set[str]:
     """Return the container images that the compiled pipeline names."""
-    pipeline = next(iter(yaml.load_all(ir_yaml, Loader=yaml.CSafeLoader)))
-    executors = pipeline["deploymentSpec"]["executors"].values()
+    executors = _pipeline(ir_yaml)["deploymentSpec"]["executors"].values()
     return {executor["container"]["image"] for executor in executors}
 
 

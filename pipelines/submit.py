@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.contract import InfeasiblePlanError, content_hash
+from components.contract import InfeasiblePlanError
 from pipelines.follow import POLL_S, OnEvent, follow
 from pipelines.kfp_api import Connection, KfpServer
-from pipelines.submission import Submission
+from pipelines.submission import Submission, version_name
 
 RUNNER_ACCOUNT = "suanli-runner"  # manifests/base/serviceaccount-runner.yaml
 REUSABLE = ("PENDING", "RUNNING", "PAUSED", "SUCCEEDED")
@@ -62,7 +62,7 @@ def submit(
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "pipeline.yaml"
             file.write_text(ir_yaml, encoding="utf-8")
-            version = f"{submission.name}-{content_hash(ir_yaml)[:12]}"
+            version = version_name(submission.name, ir_yaml)
             pipeline = server.pipeline_version(submission.name, version, file)
         run = server.create_run(
             name=submission.run_name,

@@ -3,9 +3,12 @@ model."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pipelines.control.decide.node_set import Market
+from pipelines.cost.catalog import Instance, catalog_hash, load_catalog
 from pipelines.plan import Alternative, Estimate, Plan, Resources, StepPlan
 from pipelines.spec import Spec, parse_spec
 
@@ -111,3 +114,30 @@ def sample_plan(variants: tuple[str, ...] = ("fp32", "prune50+int8")) -> Plan:
         ),
         candidates={"considered": 10, "pruned": 4, "feasible": 6},
     )
+
+
+def node(name: str, vcpus: int, memory_gib: float, usd: float, **changes: Any) -> Instance:
+    """A machine of AWS us-east-1 at a price that no list changes."""
+    fields: dict[str, Any] = {
+        "cloud": "aws", "region": "us-east-1", "name": name, "vcpus": vcpus,
+        "memory_bytes": memory_gib * GIB, "cpu": "zen3", "gpu": "", "gpu_count": 0,
+        "local_nvme_bytes": 0.0, "network_bytes_per_second": 1.25e9,
+        "alloc_cpu_millicores": vcpus * 1000 - 100, "alloc_memory_bytes": 0.9 * memory_gib * GIB,
+        "alloc_ephemeral_bytes": 60.0 * GIB, "on_demand_usd_per_hour": usd,
+        "spot_usd_per_hour": usd * 0.4, "interruption_per_hour": 0.0001, "date": "2026-11-01",
+        "source": "tests",
+    }  # fmt: skip
+    return Instance(**{**fields, **changes})
+
+
+def sample_market() -> Market:
+    """Where `sample_plan` was made: two CPU nodes, two GPU nodes, and one in another region."""
+    nodes = (
+        node("m6i.large", 2, 8, 0.096),
+        node("m6i.2xlarge", 8, 32, 0.384),
+        node("g5.xlarge", 4, 16, 1.006, gpu="A10G", gpu_count=1),
+        node("g5.12xlarge", 48, 192, 5.672, gpu="A10G", gpu_count=4),
+        node("m6i.large", 2, 8, 0.107, region="eu-west-1"),
+    )
+    made = dataclasses.replace(load_catalog(), instances=nodes)
+    return Market(catalog=dataclasses.replace(made, hash=catalog_hash(made)))

@@ -1,4 +1,4 @@
-"""Show a step's result in the KFP UI: metrics, confusion matrix, HTML, Markdown.
+"""Show a step's result in the KFP UI: metrics, confusion matrix, curves, HTML, Markdown.
 
 The artifacts hold small figures only; models and data stay in the store.
 """
@@ -46,6 +46,21 @@ def copy_report(store: str, uri: str, html: Any, summary: Any) -> None:
         for name, artifact in (("report.html", html), ("report.md", summary)):
             Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(files / name, artifact.path)
+
+
+def show_curves(store: str, uri: str, curves: Any, ui_metadata: Any) -> None:
+    """Copy the TensorBoard files of the model at `uri` to the KFP artifact `curves`, and tell the
+    KFP UI to offer a TensorBoard of it (an artifact called mlpipeline_ui_metadata does)."""
+    folder = Path(curves.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as aside:
+        found = Store(Tiers.from_json(store)).fetch_part(uri, "tensorboard/", Path(aside))
+        for path in found:
+            shutil.copyfile(path, folder / path.name)
+    plots = [{"type": "tensorboard", "source": curves.uri}] if found else []
+    target = Path(ui_metadata.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps({"outputs": plots}))
 
 
 def _document(store: str, uri: str, name: str) -> dict[str, Any]:

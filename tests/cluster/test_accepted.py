@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.contract import InfeasiblePlanError, SpecError
-from pipelines.dag import compile_manifest, compile_pipeline
+from pipelines.dag import Requests, compile_manifest, compile_pipeline
 from pipelines.jobs import RenderOptions
 from pipelines.preflight import check_cluster
 from pipelines.render import render
@@ -20,7 +20,7 @@ from pipelines.serving import inference_service
 from pipelines.trainjob import train_job
 from tests.cluster.conftest import Cluster
 from tests.kubernetes_schemas import kustomize
-from tests.plans import sample_plan
+from tests.plans import sample_market, sample_plan
 from tests.support import REPOSITORY
 from tests.unit.test_manifests_rbac import TRAIN_REQUEST
 from tests.unit.test_serving import MODEL
@@ -72,13 +72,20 @@ def test_overlay(cluster: Cluster, overlay: str) -> None:
     cluster.kubectl("delete", "pvc", "--all", "--wait=true")
 
 
+@pytest.mark.parametrize("requests", ["static", "dynamic"])
 @pytest.mark.parametrize("native", [False, True], ids=["plain", "kubernetes-native"])
-def test_rendered_folder(cluster: Cluster, tmp_path: Path, native: bool) -> None:
-    manifest = compile_manifest(PLAN, namespace="suanli", version="v1") if native else None
+def test_rendered_folder(
+    cluster: Cluster, tmp_path: Path, native: bool, requests: Requests
+) -> None:
+    how: dict[str, Any] = {"requests": requests, "market": sample_market()}
+    version = f"v1-{requests}"
+    manifest = None
+    if native:
+        manifest = compile_manifest(PLAN, namespace="suanli", version=version, **how)
     options = RenderOptions(
         namespace=cluster.namespace, schedule="30 2 * * 1", queue="suanli", manifest=manifest
     )
-    render(PLAN, compile_pipeline(PLAN, queue="suanli"), tmp_path, options=options)
+    render(PLAN, compile_pipeline(PLAN, queue="suanli", **how), tmp_path, options=options)
     items = kustomize(tmp_path)
     for item in items:  # accepted as it is, but nothing starts here
         if item["kind"] == "Job":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from tests.support import REPOSITORY, suanli
 
 SPEC = REPOSITORY / "pipelines" / "examples" / "newsroom-ner.yaml"
@@ -37,3 +39,15 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
         assert done.returncode == 2, text
         assert "Traceback" not in done.stderr, text
         assert not (tmp_path / "o.yaml").exists()
+
+
+def test_dynamic_requests_in_both_formats(tmp_path: Path) -> None:
+    for form in ("ir", "manifest"):
+        out = tmp_path / f"{form}.yaml"
+        done = suanli("compile", SPEC, "--requests", "dynamic", "--format", form, "-o", out)
+        assert done.returncode == 0, done.stderr
+    pipeline, platform = yaml.safe_load_all((tmp_path / "ir.yaml").read_text())
+    kept, version = yaml.safe_load_all((tmp_path / "manifest.yaml").read_text())
+    assert (kept["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
+    assert version["spec"]["pipelineSpec"] == pipeline
+    assert version["spec"]["platformSpec"] == platform

@@ -67,7 +67,7 @@ def test_parameters_that_the_pipeline_does_not_have_are_refused(rendered: Path) 
     with KfpServerForTests() as server:
         done = suanli("submit", rendered, "--host", server.url, "--set", "colour=red")
         assert done.returncode == 2
-        assert "unknown parameter colour" in done.stderr
+        assert "the pipeline has no parameter 'colour'" in done.stderr
         assert server.state.runs == {}
 
 
@@ -98,3 +98,21 @@ def test_server_that_is_down_is_a_failed_step_not_bad_input(rendered: Path) -> N
     assert done.returncode == 1
     assert "no KFP server answers" in done.stderr
     assert "port-forward" in done.stderr
+
+
+def test_a_credential_in_a_uri_never_gets_into_a_pipeline(tmp_path: Path) -> None:
+    uri = "https://account.blob.core.windows.net/c/train.csv?sv=2024&sig=hunter2"
+    text = SPEC.read_text().replace("synthetic://ner/train?seed=17", uri)
+    (tmp_path / "spec.yaml").write_text(text)
+    with KfpServerForTests() as server:
+        for command in (
+            ("compile", tmp_path / "spec.yaml", "-o", tmp_path / "out"),
+            ("render", tmp_path / "spec.yaml", "-o", tmp_path / "out"),
+            ("submit", tmp_path / "spec.yaml", "--host", server.url),
+        ):
+            done = suanli(*command)
+            assert done.returncode == 2, done.stderr
+            assert "data.train.uri: the URI carries a credential (sig)" in done.stderr
+            assert "hunter2" not in done.stderr + done.stdout
+        assert server.state.requests == []
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from components.contract import SpecError
 from pipelines.gitops import promote
 from pipelines.serving import Served
 from tests.kubernetes_schemas import kubectl, kustomize, problems
-from tests.support import REPOSITORY, needs_shared
+from tests.support import REPOSITORY, needs_shared, suanli
 
 EXAMPLES = REPOSITORY / "manifests" / "gitops"
 MODEL = Served(
@@ -103,8 +105,6 @@ def test_promoted_overlay_builds_and_is_valid(repository: Path) -> None:
 
 
 def test_command_promotes_what_the_report_selects(repository: Path, tmp_path: Path) -> None:
-    from tests.support import suanli
-
     row = {"name": "int8", "size_bytes": 23 << 20, "throughput_per_s": 110.0, "provider": "CPU"}
     report = {
         "spec": {"name": "newsroom-ner", "serving": {"requests_per_second": 20.0}},
@@ -189,6 +189,48 @@ def test_postsync_component_makes_the_run_job_a_hook(tmp_path: Path) -> None:
     (job,) = [item for item in kustomize(tmp_path) if item["kind"] == "Job"]
     assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PostSync"
     assert job["metadata"]["name"].startswith("newsroom-ner-")
+
+
+def test_ci_example_comments_what_a_change_costs(tmp_path: Path) -> None:
+    """The script of the example, run on a repository with a base branch and a changed spec."""
+    workflow = yaml.safe_load((EXAMPLES / "ci/render.yml").read_text())
+    (script,) = (
+        step["run"]
+        for step in workflow["jobs"]["render"]["steps"]
+        if step.get("name", "").startswith("Compare each spec")
+    )
+    base, work = tmp_path / "base", tmp_path / "work"
+    (base / "specs").mkdir(parents=True)
+    git(base, "init", "--quiet", "--initial-branch=main")
+    git(base, "config", "user.email", "ci@example.com")
+    git(base, "config", "user.name", "ci")
+    spec = (REPOSITORY / "pipelines/examples/newsroom-ner.yaml").read_text()
+    (base / "specs/newsroom-ner.yaml").write_text(spec)
+    done = suanli("render", base / "specs/newsroom-ner.yaml", "-o", base / "deploy/newsroom-ner")
+    assert done.returncode == 0, done.stderr
+    git(base, "add", ".")
+    git(base, "commit", "--quiet", "-m", "Start")
+    subprocess.run(["git", "clone", "--quiet", str(base), str(work)], check=True)
+    (work / "specs/newsroom-ner.yaml").write_text(spec.replace("epochs: 3", "epochs: 30"))
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "suanli").write_text(f'#!/bin/sh\nexec {sys.executable} -m pipelines "$@"\n')
+    (tools / "suanli").chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY),
+        "GITHUB_BASE_REF": "main", "RUNNER_TEMP": str(tmp_path / "temp"),
+    }  # fmt: skip
+    ran = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=work, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    comment = (work / "comment.md").read_text()
+    assert comment.startswith("## What this change costs\n\n### newsroom-ner\n")
+    assert "| money | " in comment
+    assert "+" in comment.split("| money | ")[1].splitlines()[0]
+    changed = git(work, "diff", "--name-only", "--", "deploy").split()
+    assert "deploy/newsroom-ner/plan.json" in changed
 
 
 def test_ci_example_uses_commands_and_options_that_exist() -> None:

@@ -15,16 +15,19 @@ import pytest
 from components.contract import InfeasiblePlanError, SpecError
 from pipelines.dag import compile_pipeline
 from pipelines.preflight import check_cluster, quantity, requests_of
-from tests.plans import sample_plan
+from tests.plans import sample_market, sample_plan
 
 PLAN = sample_plan()
 IR = compile_pipeline(PLAN)
 NAMESPACE = "/api/v1/namespaces/suanli"
 
 
-def node(cpu: str = "64", memory: str = "256Gi", gpus: str = "8") -> dict[str, Any]:
+def node(
+    cpu: str = "64", memory: str = "256Gi", gpus: str = "8", kind: str = "g5.xlarge"
+) -> dict[str, Any]:
     allocatable = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
-    return {"metadata": {"name": "n"}, "status": {"allocatable": allocatable}}
+    labels = {"node.kubernetes.io/instance-type": kind}
+    return {"metadata": {"name": "n", "labels": labels}, "status": {"allocatable": allocatable}}
 
 
 def quota(**hard: str) -> dict[str, Any]:
@@ -43,7 +46,7 @@ class FakeApi:
         self.answers: dict[str, Any] = {
             NAMESPACE: {"metadata": {"name": "suanli"}},
             f"{NAMESPACE}/secrets/object-store": {"metadata": {"name": "object-store"}},
-            "/api/v1/nodes": {"items": [node()]},
+            "/api/v1/nodes": {"items": [node(), node(gpus="0", kind="m6i.large")]},
             f"{NAMESPACE}/resourcequotas": {"items": []},
         }
         self.status: dict[str, int] = {}
@@ -109,6 +112,10 @@ def test_what_is_missing_is_named(cluster: tuple[FakeApi, Any], path: str, messa
         ([node(memory="8Gi")], r"train asks for 12\.00 GiB of memory, .* offers 8\.00 GiB"),
         ([node(cpu="3500m")], r"train asks for 3\.8 of cpu, .* offers 3\.5"),
         ([node(gpus="0")], r"train asks for 1 of nvidia.com/gpu, .* offers 0"),
+        (
+            [node(cpu="64", gpus="0"), node(cpu="3500m")],
+            r"train asks for 3\.8 of cpu, 12\.00 GiB of memory, 1 of nvidia.com/gpu: no node",
+        ),
     ],
 )
 def test_request_larger_than_any_node(
@@ -143,10 +150,26 @@ def test_autoscaled_cluster_without_nodes_is_a_note(cluster: tuple[FakeApi, Any]
     assert "has none now" in note
 
 
-def test_dynamic_requests_are_not_compared(cluster: tuple[FakeApi, Any]) -> None:
-    ir = IR.replace("resourceMemoryRequest: 12289Mi", "resourceMemoryRequest: '{{$.x}}'")
-    cluster[0].answers["/api/v1/nodes"]["items"] = [node(memory="4Gi")]
+def test_planned_nodes_that_are_not_there_are_a_note(cluster: tuple[FakeApi, Any]) -> None:
+    cluster[0].answers["/api/v1/nodes"]["items"] = [node(kind="m6i.large")]
+    assert check_cluster(IR, cluster[1], namespace="suanli") == [
+        "no node is labelled node.kubernetes.io/instance-type=g5.xlarge now: train wait until an "
+        "autoscaler makes one"
+    ]
+
+
+def test_dynamic_pipelines_are_compared_with_their_default_requests(
+    cluster: tuple[FakeApi, Any],
+) -> None:
+    ir = compile_pipeline(PLAN, requests="dynamic", market=sample_market())
+    assert {r.step: r.amounts for r in requests_of(ir)} == {
+        r.step: {**r.amounts, "memory": r.amounts["memory"] - (2**20 - 1) * (r.step == "train")}
+        for r in requests_of(IR)
+    }  # the compiled pipeline rounds up to whole MiB
     assert check_cluster(ir, cluster[1], namespace="suanli") == []
+    cluster[0].answers["/api/v1/nodes"]["items"] = [node(memory="4Gi")]
+    with pytest.raises(InfeasiblePlanError, match=r"train asks for 12\.00 GiB of memory"):
+        check_cluster(ir, cluster[1], namespace="suanli")
 
 
 @pytest.mark.parametrize(

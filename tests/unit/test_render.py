@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.contract import SpecError
-from pipelines.dag import compile_manifest, compile_pipeline
+from pipelines.dag import Requests, compile_manifest, compile_pipeline
 from pipelines.jobs import RenderOptions
 from pipelines.plan import Plan, plan_from_json
 from pipelines.render import OUTPUTS, local_sources, render, rendered_files
@@ -82,6 +82,15 @@ def test_spec_data_image_and_options_each_name_a_new_job() -> None:
     assert job_name() == names[0]
 
 
+def test_the_schedule_compiles_dynamic_pipelines_again_as_dynamic() -> None:
+    options = dataclasses.replace(EVERYTHING, requests="dynamic")
+    cron = yaml.safe_load(rendered_files(PLAN, SMALL_IR, options)["cronjob.yaml"])
+    template = cron["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    arguments = container["args"]
+    assert arguments[arguments.index("--requests") + 1] == "dynamic"
+
+
 def test_job_mounts_the_claim_that_the_steps_mount() -> None:
     from pipelines import dag, jobs
 
@@ -101,9 +110,13 @@ def test_long_names_stay_dns_labels() -> None:
 
 @needs_shared
 @pytest.mark.skipif(kubectl() is None, reason="needs kubectl (kustomize)")
-def test_built_folder_is_valid_and_restricted(tmp_path: Path) -> None:
-    manifest = compile_manifest(PLAN, namespace="suanli", version=f"{PLAN.name}-1")
-    render(PLAN, IR, tmp_path, options=dataclasses.replace(EVERYTHING, manifest=manifest))
+@pytest.mark.parametrize("requests", ["static", "dynamic"])
+def test_built_folder_is_valid_and_restricted(tmp_path: Path, requests: Requests) -> None:
+    manifest = compile_manifest(
+        PLAN, namespace="suanli", version=f"{PLAN.name}-1", requests=requests
+    )
+    ir = compile_pipeline(PLAN, requests=requests)
+    render(PLAN, ir, tmp_path, options=dataclasses.replace(EVERYTHING, manifest=manifest))
     items = kustomize(tmp_path)
     assert sorted(item["kind"] for item in items) == [
         "ConfigMap", "ConfigMap", "CronJob", "Job", "Pipeline", "PipelineVersion",
@@ -129,15 +142,18 @@ def test_another_render_removes_what_no_longer_belongs(tmp_path: Path) -> None:
 
 
 def test_compile_and_render_stay_under_a_second_and_a_half(tmp_path: Path) -> None:
-    best = min(_seconds(tmp_path) for _ in range(3))
-    assert best < 1.5
+    modes: tuple[Requests, ...] = ("static", "dynamic")
+    for requests in modes:
+        assert min(_seconds(tmp_path, requests) for _ in range(3)) < 1.5
     assert len(IR.encode()) < 1_000_000
+    many = sample_plan(variants=tuple(f"prune{share}+int8" for share in range(10, 34)))
+    assert len(compile_pipeline(many, requests="dynamic").encode()) < 1_000_000
 
 
-def _seconds(folder: Path) -> float:
+def _seconds(folder: Path, requests: Requests) -> float:
     # CPU time: what else the machine does is no fault of the compiler's.
     start = time.process_time()
-    render(PLAN, compile_pipeline(PLAN), folder)
+    render(PLAN, compile_pipeline(PLAN, requests=requests), folder)
     return time.process_time() - start
 
 

@@ -23,7 +23,7 @@ from pipelines.serving import (
     smoke,
 )
 from tests.kubernetes_schemas import problems
-from tests.support import needs_shared
+from tests.support import needs_shared, suanli
 
 MODEL = Served(
     name="newsroom-ner", version=1, digest="0" * 64, storage_uri="s3://m/triton",
@@ -46,6 +46,7 @@ def test_service_is_valid_pinned_and_restricted(gpu: bool) -> None:
     model = predictor["model"]
     assert (model["runtimeVersion"], model["protocolVersion"]) == (TRITON_VERSION, "v2")
     assert ("nvidia.com/gpu" in model["resources"]["limits"]) is gpu
+    assert ("tolerations" in predictor) is gpu
     assert predictor["securityContext"]["runAsNonRoot"] is True
     assert model["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
@@ -68,6 +69,9 @@ def test_report_without_its_selected_variant_is_refused() -> None:
     report = {"spec": {"name": "n"}, "selected": "int8", "variants": [row]}
     options: dict[str, Any] = {"version": 1, "digest": "0", "storage_uri": "s3://m"}
     assert served_from_report(report, **options).throughput_per_s == 5.0
+    assert served_from_report(report, **options).threads == 2
+    step = {"name": "evaluate-int8", "requested": {"cpu_millicores": 3570}}
+    assert served_from_report({**report, "steps": [step]}, **options).threads == 4
     with pytest.raises(DataError, match="selects 'fp16'"):
         served_from_report({**report, "selected": "fp16"}, **options)
     with pytest.raises(SpecError, match="must be positive"):
@@ -75,7 +79,7 @@ def test_report_without_its_selected_variant_is_refused() -> None:
 
 
 @contextmanager
-def triton(status: int, answer: Any) -> Iterator[tuple[str, list[Any]]]:
+def triton(status: int, answer: Any, metadata: Any = None) -> Iterator[tuple[str, list[Any]]]:
     """A server that answers readiness with 200 and inference with `answer`."""
     seen: list[Any] = []
 
@@ -90,7 +94,11 @@ def triton(status: int, answer: Any) -> Iterator[tuple[str, list[Any]]]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
-            self._send(200 if self.path == "/v2/models/newsroom-ner/ready" else 404, b"")
+            pages = {
+                "/v2/models/newsroom-ner/ready": b"",
+                "/v2/models/newsroom-ner": json.dumps(metadata).encode(),
+            }
+            self._send(200 if self.path in pages else 404, pages.get(self.path, b""))
 
         def do_POST(self) -> None:
             seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -134,6 +142,34 @@ def test_smoke_fails_on_bad_answers(
 ) -> None:
     with triton(status, answer) as (url, _), pytest.raises(error, match=message):
         smoke(url, "newsroom-ner", {"input_ids": [[1]]})
+
+
+METADATA = {
+    "name": "newsroom-ner",
+    "inputs": [
+        {"name": "input_ids", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "pixels", "datatype": "FP32", "shape": ["-1", "3", "2", "2"]},
+    ],
+}
+
+
+def test_command_asks_the_model_what_it_takes() -> None:
+    with triton(200, logits(0.5), METADATA) as (url, seen):
+        done = suanli("smoke", url, "newsroom-ner")
+    assert done.returncode == 0, done.stderr
+    assert "finite logits" in done.stdout
+    tokens, pixels = seen[0]["inputs"]
+    assert (tokens["shape"], tokens["data"]) == ([1, 8], [1] * 8)
+    assert (pixels["shape"], pixels["data"]) == ([1, 3, 2, 2], [1.0] * 12)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"inputs": [{"name": "x"}]}])
+def test_smoke_of_what_is_no_model_server(metadata: Any) -> None:
+    with (
+        triton(200, logits(1.0), metadata) as (url, _),
+        pytest.raises(DataError, match="not the metadata of a model"),
+    ):
+        smoke(url, "newsroom-ner")
 
 
 def test_smoke_of_a_model_that_is_not_there() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.contract import InfeasiblePlanError, canonical_json
 from components.runtime import StepContext
+from pipelines.cost.estimate import Estimate
+from pipelines.cost.requests import COLD_START_S, TIMEOUT_FLOOR_S
 from pipelines.plan import Plan
 from pipelines.spec import Spec
 
@@ -27,7 +30,10 @@ CODE = tuple(
             "cost/**/*.py",
             "cost/data/*",
             "catalog/*.csv",
+            "control/pods.py",
             "control/decide/*.py",
+            "control/train_nodes/step.py",
+            "review.py",
         )
         for path in PIPELINES.glob(part)
         if path.is_file()
@@ -41,14 +47,25 @@ def run(context: StepContext) -> str:
     Raises:
         InfeasiblePlanError: the plan changed beyond the tolerance and the spec says ``stop``.
     """
-    from pipelines.plan import make_plan  # numpy and the catalogue: not needed to compile
+    # numpy and the catalogue: not needed to compile
+    from pipelines.control.decide.node_set import catalog_of
+    from pipelines.cost.calibration import Calibration
+    from pipelines.plan import make_plan
 
     arguments = context.arguments
     manifest = json.loads((context.fetch(context.inputs["dataset"]) / "manifest.json").read_text())
     with context.phase("plan"):
         again = make_plan(
-            Spec.model_validate(arguments["spec"]), observed=manifest, here=arguments["here"]
+            Spec.model_validate(arguments["spec"]),
+            # Own nodes and prices come with the plan; the image has the shipped ones only.
+            catalog=catalog_of(arguments["nodes"]) if "nodes" in arguments else None,
+            calibration=Calibration.from_json(arguments["calibration"])
+            if "calibration" in arguments
+            else None,
+            observed=manifest,
+            here=arguments["here"],
         )
+    again = with_factors(again, arguments.get("factors", {}))
     decision = compare(arguments["planned"], again, tolerance=arguments["tolerance"])
     context.metrics.update(decision)
     train = manifest["splits"]["train"]
@@ -65,6 +82,32 @@ def run(context: StepContext) -> str:
     (folder / "decision.json").write_text(canonical_json(decision))
     (folder / "plan.json").write_text(canonical_json(again.to_json()))
     return context.put(folder, kind="decision")
+
+
+def with_factors(plan: Plan, factors: dict[str, float]) -> Plan:
+    """Return `plan` with the seconds (time-outs, money) of its steps as a calibration had changed
+    them in the compiled plan: a run on this machine carries only what the calibration came to."""
+    if not factors:
+        return plan
+    steps = []
+    for step in plan.steps:
+        factor = factors.get(step.step, 1.0)
+        fixed = TIMEOUT_FLOOR_S + COLD_START_S
+        steps.append(
+            replace(
+                step,
+                seconds=step.seconds.scaled(factor),
+                usd=step.usd.scaled(factor) if step.usd else None,
+                timeout_s=round(fixed + max(0, step.timeout_s - fixed) * factor),
+            )
+        )
+    priced = [step.usd for step in steps if step.usd is not None]
+    return replace(
+        plan,
+        steps=tuple(steps),
+        seconds=Estimate.sum([step.seconds for step in steps]),
+        usd=Estimate.sum(priced) if plan.usd is not None else None,
+    )
 
 
 def planned(plan: Plan) -> dict[str, Any]:
