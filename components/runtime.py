@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import sys
 import threading
@@ -199,7 +200,7 @@ def _run_and_record(
     )
     emit_event(store, run_id, step, "started", {})
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
     with MemorySampler() as memory:
         output = run(context)
     context.seconds["total"] = time.perf_counter() - start
@@ -223,6 +224,7 @@ def _run_and_record(
         metrics=context.metrics,
         series=context.series,
         notes=context.notes,
+        cpu_seconds=round(_cpu_seconds() - cpu_start, 3),
     )
     document = report.to_json()
     problem = push(document, run_id=run_id, gateway=os.environ.get("SUANLI_PUSHGATEWAY"))
@@ -235,6 +237,12 @@ def _run_and_record(
     shutil.rmtree(context.scratch, ignore_errors=True)
     emit_event(store, run_id, step, "finished", {"seconds": report.seconds["total"]})
     return output
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 @functools.cache

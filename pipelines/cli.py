@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = arguments.command(arguments)
     except SuanliError as error:
-        print(f"suanli: {error.message}", file=sys.stderr)
-        if error.remedy:
-            print(f"  remedy: {error.remedy}", file=sys.stderr)
+        from pipelines.terminal import print_error
+
+        print_error(error)
         code = error.exit_code
     except KeyboardInterrupt:
         print("suanli: interrupted; run the same command again to go on", file=sys.stderr)
@@ -177,11 +177,12 @@ def _read_json(path: Path) -> Any:
 
 def _run(arguments: argparse.Namespace) -> int:
     from pipelines.local import run_here
-    from pipelines.terminal import LiveView, print_error, print_receipt
+    from pipelines.terminal import LiveView, print_error, print_receipt, working
 
-    spec, plan = _make_plan(arguments, here=True)
-    free = _unrestricted(arguments, spec)
     mode = "json" if arguments.json else "quiet" if arguments.quiet else "live"
+    with working("planning", mode=mode):
+        spec, plan = _make_plan(arguments, here=True)
+        free = _unrestricted(arguments, spec)
     with LiveView(plan, mode=mode) as view:
         outcome = run_here(
             spec, plan, unrestricted=free, workdir=arguments.workdir, on_event=view.handle
@@ -206,12 +207,13 @@ def _unrestricted(arguments: argparse.Namespace, spec: Any) -> Any:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    _, plan = _make_plan(arguments, here=arguments.here)
+    from pipelines.terminal import print_plan, working
+
+    with working("planning", mode="json" if arguments.json else "live"):
+        _, plan = _make_plan(arguments, here=arguments.here)
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
         return 0
-    from pipelines.terminal import print_plan
-
     print_plan(plan, explain=arguments.explain)
     return 0
 

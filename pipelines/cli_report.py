@@ -53,11 +53,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _history(arguments: argparse.Namespace, write_text: Callable[[Path, str], None]) -> int:
     from pipelines.report import history, history_html, load_reports
 
-    reports, problems = load_reports(arguments.workdir)
+    output = arguments.output or arguments.workdir / "history.html"
+    reports, problems = load_reports(arguments.workdir, output)
     if arguments.json:
         print(json.dumps(history(reports, problems), indent=1, ensure_ascii=False))
         return 0
-    output = arguments.output or arguments.workdir / "history.html"
     write_text(output, history_html(reports, problems))
     print(output)
     return 0

@@ -23,6 +23,7 @@ from typing import Any
 
 from components.contract import (
     STATUS_BY_EXIT_CODE,
+    DataError,
     SpecError,
     StepError,
     SuanliError,
@@ -256,19 +257,33 @@ def rebuild_report(folder: Path) -> dict[str, Any]:
     """Write the receipt of the run in `folder` again from what its steps left.
 
     Raises:
-        SpecError: the folder is not a run's folder.
+        SpecError: the folder is not a run's folder, or its store holds nothing of the run.
     """
+    folder = folder.resolve()
     try:
         state = json.loads((folder / RUN_FILE).read_text())
         plan = plan_from_json(json.loads((folder / "plan.json").read_text()))
-        store = Store(Tiers.from_json(state["tiers"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        store = Store(_tiers_now(folder, Tiers.from_json(state["tiers"])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(
             f"{folder}: not the folder of a run: {error}",
             remedy="give <workdir>/<name>/<run-id>, which holds run.json and plan.json",
         ) from None
-    folder = folder.resolve()
-    return collect_outputs(store, folder, plan, _first_error(store, f"runs/{folder.name}"))
+    key = f"runs/{folder.name}"
+    left = [*store.list_json(f"{key}/steps"), *store.list_json(f"{key}/errors")]
+    if not left and (folder / "report.json").exists():
+        raise SpecError(
+            f"{folder}: its store {store.tiers.hot} holds nothing of this run any more",
+            remedy="read the report.json that is there; it is left as it was",
+        )
+    return collect_outputs(store, folder, plan, _first_error(store, key))
+
+
+def _tiers_now(folder: Path, tiers: Tiers) -> Tiers:
+    """The tiers of a run; those of a work folder that was moved are where it is now."""
+    beside = folder.parent.parent / "store"
+    moved = Path(tiers.hot).is_absolute() and not Path(tiers.hot).exists() and beside.exists()
+    return Tiers.under(beside) if moved else tiers
 
 
 def _artifacts(store: Store, folder: Path, run_id: str) -> dict[str, str | None]:
@@ -282,12 +297,19 @@ def _artifacts(store: Store, folder: Path, run_id: str) -> dict[str, str | None]
     }
     published = store.get_json(f"runs/{run_id}/steps/publish.json")
     if published is not None:
-        target = folder / "published"
-        shutil.rmtree(target, ignore_errors=True)
-        store.fetch(published["output"], target)
-        model = json.loads((target / "published.json").read_text())["model_path"]
-        artifacts["model"] = f"published/{model}"
-        artifacts["onnx"] = f"published/{model}/model.onnx"
+        target, partial = folder / "published", folder / ".published.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            store.fetch(published["output"], partial)
+        except DataError:  # collected or on a tier that does not answer: keep what is here
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            partial.replace(target)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            model = json.loads((target / "published.json").read_text())["model_path"]
+            artifacts["model"] = f"published/{model}"
+            artifacts["onnx"] = f"published/{model}/model.onnx"
     return artifacts
 
 

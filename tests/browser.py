@@ -38,7 +38,7 @@ class Browser:
         self.problems: list[str] = []
         self.requests: list[str] = []
         self._socket = websocket.create_connection(self._address(), timeout=60)
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log", "Network", "Performance"):
             self.call(f"{domain}.enable")
 
     def _address(self) -> str:
@@ -112,6 +112,19 @@ class Browser:
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def render_seconds(self) -> float:
+        """CPU time of the page's own thread so far: what other work on the machine can't change."""
+        found = self.call("Performance.getMetrics")["metrics"]
+        return float(next(item["value"] for item in found if item["name"] == "ThreadTime"))
+
+    def hover(self, selector: str, dx: float = 0.0, dy: float = 0.0) -> None:
+        """Move the mouse to the middle of an element, or `dx`, `dy` pixels beside it."""
+        what = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{what}.scrollIntoView({{block: 'center'}})")
+        box = self.evaluate(f"{what}.getBoundingClientRect().toJSON()")
+        x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def key(self, name: str) -> None:
         """Press and release a named key such as ``ArrowRight``."""

@@ -84,7 +84,7 @@ def thin_out(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.3g}"
 
 
 def bar(fraction: float, class_: str = "") -> Markup:

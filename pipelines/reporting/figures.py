@@ -124,9 +124,9 @@ def milliseconds(value: float) -> str:
     return f"{_three(value)} ms"
 
 
-def millicores(value: float) -> str:
-    """CPU as Kubernetes counts it, read as cores: ``1.5 CPU``."""
-    return f"{value / 1000:g} CPU"
+def cores(value: float) -> str:
+    """CPU time a second: ``1.5 cores``."""
+    return f"{value:.3g} cores"
 
 
 def scientific(value: float) -> str:

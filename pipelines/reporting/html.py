@@ -28,9 +28,10 @@ def render_html(report: Json) -> str:
     report = completed(report)
     gained = [result.variants(report), result.quality(report), result.learning(report)]
     steps = plan.prediction(report)
-    # After a failure the first question is how far it got, not how good it is.
+    # After a failure the first question is how far it got, but a gate is about the variants.
+    broken = report["error"] and report["status"] != "gate_failed"
     parts = [
-        *([steps, *gained] if report["error"] else [*gained, steps]),
+        *([steps, *gained] if broken else [*gained, steps]),
         plan.decision(report),
         plan.storage(report),
         plan.rightsizing(report),

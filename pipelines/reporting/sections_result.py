@@ -49,7 +49,7 @@ def variants(report: Json) -> Markup:
         lead += f" Ran on {', '.join(providers)}."
     chart = tracks.latencies(measured, limit)
     title = tag("h3", "Latency of one request") if chart else None
-    made = table("Variants", heads, rows, row_classes=classes)
+    made = table("Variants", heads, rows, row_classes=classes, cards=True)
     return section("Variants", lead, made, _more(measured), title, chart, id_="variants")
 
 
@@ -71,7 +71,7 @@ def _more(measured: list[Json]) -> Markup:
         )
     heads = ["variant", "provider that ran", "largest difference to PyTorch",
              "p50 with tokenising", "p99 with tokenising", "tokens/s", "peak memory"]  # fmt: skip
-    made = table("More about each variant", heads, rows, text=(0, 1))
+    made = table("More about each variant", heads, rows, text=(0, 1), cards=True)
     return tag("details", tag("summary", "Every figure"), made)
 
 
