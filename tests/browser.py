@@ -121,7 +121,7 @@ class Browser:
     def hover(self, selector: str, dx: float = 0.0, dy: float = 0.0) -> None:
         """Move the mouse to the middle of an element, or `dx`, `dy` pixels beside it."""
         what = f"document.querySelector({json.dumps(selector)})"
-        self.evaluate(f"{what}.scrollIntoView({{block: 'center'}})")
+        self.evaluate(f"{what}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
         box = self.evaluate(f"{what}.getBoundingClientRect().toJSON()")
         x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
