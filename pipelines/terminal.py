@@ -83,9 +83,11 @@ def print_findings(findings: list[Finding], *, to: Console | None = None) -> Non
             words.append(f"\n→ {_lines(finding.remedy)}", style="cyan")
         table.add_row(Text(sign, style=style), Text(finding.area, style="bold"), words)
     out.print(table)
-    wrong = sum(finding.state == "error" for finding in findings)
-    doubtful = sum(finding.state == "warning" for finding in findings)
-    out.print(Text(f"{wrong} errors, {doubtful} warnings", style="bold"))
+    counts = [
+        figures.plural(sum(finding.state == state for finding in findings), state)
+        for state in ("error", "warning")
+    ]
+    out.print(Text(", ".join(counts), style="bold"))
 
 
 def print_error(error: SuanliError, *, to: Console | None = None) -> None:

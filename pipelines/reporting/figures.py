@@ -91,6 +91,11 @@ def ratio(value: float) -> str:
     return f"{_two(value)}×"
 
 
+def plural(value: int, noun: str) -> str:
+    """``1 error``, ``2 errors``."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
 def brief_percent(value: float) -> str:
     """A round fraction for an axis: ``20 %``."""
     return f"{value * 100:g} %"
