@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.contract import InfeasiblePlanError, SpecError, SuanliError
+from components.contract import GateError, InfeasiblePlanError, SpecError, SuanliError
 from pipelines import cli_report, cli_tools
 from pipelines.cli_cluster import Tools, add_commands, pairs
 
@@ -192,7 +192,8 @@ def _run(arguments: argparse.Namespace) -> int:
     elif mode == "live":
         print_receipt(outcome.report, folder=outcome.folder)
     if outcome.error:
-        print_error(outcome.error)
+        told = mode == "live" and isinstance(outcome.error, GateError)
+        print_error(outcome.error, brief=told)
     return outcome.exit_code
 
 

@@ -90,14 +90,17 @@ def print_findings(findings: list[Finding], *, to: Console | None = None) -> Non
     out.print(Text(", ".join(counts), style="bold"))
 
 
-def print_error(error: SuanliError, *, to: Console | None = None) -> None:
-    """Print what went wrong and what to do about it."""
+def print_error(error: SuanliError, *, brief: bool = False, to: Console | None = None) -> None:
+    """Print what went wrong and what to do about it; `brief` leaves out what the receipt above
+    shows as a table. Only a terminal gets its lines broken, between words."""
     out = to or console(stderr=True)
+    message = _lines(error.message)
     line = Text("suanli: ", style="bold red")
-    line.append(_lines(error.message), style="default not bold")
-    out.print(line, soft_wrap=True)
+    line.append(message.partition("\n")[0] if brief else message, style="default not bold")
+    out.print(line, soft_wrap=not out.is_terminal)
     if error.remedy:
-        out.print(Text(f"  remedy: {_lines(error.remedy)}", style="cyan"), soft_wrap=True)
+        remedy = Text(f"  remedy: {_lines(error.remedy)}", style="cyan")
+        out.print(remedy, soft_wrap=not out.is_terminal)
 
 
 def _lines(text: str) -> str:

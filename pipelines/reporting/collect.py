@@ -63,7 +63,7 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         "quality": quality_of(document, selection, evaluations),
         "classification_report": table_of(selection, evaluations, "classification_report"),
         "entities": table_of(selection, evaluations, "entities"),
-        "confusion": (selection or {}).get("confusion"),
+        "confusion": table_of(selection, evaluations, "confusion"),
         "test": (selection or {}).get("test"),
         "variants": variants_of(document, selection, evaluations, _refused(store, run_id, error)),
         "selected": (selection or {}).get("selected"),

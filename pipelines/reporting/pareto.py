@@ -12,6 +12,7 @@ from pipelines.reporting.scale import Scale, logarithmic, time_ticks
 Json = dict[str, Any]
 # A limit this many times beyond the farthest point would only squeeze the points together.
 NEAR = 2.0
+LEAST_POINTS = 3  # fewer are no front: a table says more
 KINDS = (
     ("chosen", "chosen"),
     ("onfront", "on the Pareto front"),
@@ -28,7 +29,7 @@ def pareto(made: Json, id_: str) -> Markup:
     budget where they are near.
     """
     points = [a for a in made["alternatives"] if _drawable(a)]
-    if len(points) < 2:
+    if len(points) < LEAST_POINTS:
         return Markup()
     naive = _naive(made)
     points = sorted([*points, *([naive] if naive else [])], key=lambda a: (a["seconds"], a["usd"]))

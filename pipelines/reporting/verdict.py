@@ -89,6 +89,8 @@ def failure(report: Json) -> Markup:
     error = report["error"]
     # A gate's message brings a table along; only its first line is a sentence.
     first, _, rest = str(error.get("message") or "no message").strip().partition("\n")
+    if report["status"] == "gate_failed" and report["variants"]:
+        rest = ""  # the section right below tells the same, variant by variant
     remedy = error.get("remedy")
     parts = [
         tag("p", escape(first), class_="message"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from components.contract import DataError
+from components.contract import DataError, GateError
 from components.runtime import emit_event
 from pipelines.report import collect_report
 from pipelines.terminal import (
@@ -147,6 +148,18 @@ def test_error_shows_remedy_and_no_markup_or_escapes() -> None:
     assert shown(to) == (
         "suanli: line 1: [bold]x[/bold]\ufffd[31m\nline 2: y\n  remedy: fix [it]\n"
     )
+
+
+def test_error_on_a_terminal_breaks_between_words_and_can_be_brief() -> None:
+    to = screen(terminal=True, width=40)
+    error = GateError("none keeps the promise of a variant\nfp32   0.8", remedy="allow more of it")
+    print_error(error, brief=True, to=to)
+    text = re.sub("\x1b\\[[0-9;]*m", "", shown(to))
+    assert max(map(len, text.splitlines())) <= 40
+    assert "fp32" not in text
+    assert words(text) == ("suanli: none keeps the promise of a variant remedy: allow more of it")
+    print_error(error, to=to)
+    assert "fp32   0.8" in shown(to)
 
 
 def run_events(view: LiveView, clock: Clock) -> None:
