@@ -36,6 +36,7 @@ from pipelines.spec import Spec
 
 POLL_SECONDS = 0.1
 RUN_FILE = "run.json"
+EVENT_START = b'{"time": '  # how components.runtime.emit_event begins a line
 Event = dict[str, Any]
 
 
@@ -166,7 +167,7 @@ def _run_child(folder: Path, store: Store, on_event: Callable[[Event], None]) ->
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "true",
     }
-    events = _follow(store, folder.name)
+    events = _follow(store, folder)
     with (folder / "run.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "pipelines.local", str(folder)],
@@ -190,12 +191,14 @@ def _run_child(folder: Path, store: Store, on_event: Callable[[Event], None]) ->
             on_event(event)
 
 
-def _follow(store: Store, run_id: str) -> Callable[[], Iterator[Event]]:
-    """Return a function that yields the events written since its last call."""
+def _follow(store: Store, folder: Path) -> Callable[[], Iterator[Event]]:
+    """Return a function that yields the events written since its last call.
+
+    Steps whose hot tier is an object store have no log there: they print their events, which end
+    up in the run's own log.
+    """
     root = store.local_root("hot")
-    if root is None:
-        return lambda: iter(())
-    path = root / "runs" / run_id / "events.jsonl"
+    path = root / "runs" / folder.name / "events.jsonl" if root else folder / "run.log"
     offset = path.stat().st_size if path.exists() else 0
 
     def new_events() -> Iterator[Event]:
@@ -208,9 +211,23 @@ def _follow(store: Store, run_id: str) -> Callable[[], Iterator[Event]]:
                 if not line.endswith(b"\n"):
                     break
                 offset += len(line)
-                yield json.loads(line)
+                event = _event(line)
+                if event is not None:
+                    yield event
 
     return new_events
+
+
+def _event(line: bytes) -> Event | None:
+    """The event that a line holds, None for any other line."""
+    start = line.find(EVENT_START)
+    if start < 0:
+        return None
+    try:
+        found = json.loads(line[start:])
+    except ValueError:  # a message that only looks like one, or a line torn by a crash
+        return None
+    return found if isinstance(found, dict) and "event" in found else None
 
 
 def _first_error(store: Store, run_key: str) -> SuanliError | None:

@@ -1,4 +1,4 @@
-"""`suanli report` on work folders that were moved, emptied, or left half-finished."""
+"""Run folders: receipts of moved, emptied and half-finished ones, and the progress of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from components.contract import DataError, SpecError
-from pipelines.local import RUN_FILE, rebuild_report
+from components.runtime import emit_event
+from components.storage import Store, Tiers
+from pipelines.local import RUN_FILE, _follow, rebuild_report
 from tests.receipts import Receipts
 
 
@@ -62,6 +64,26 @@ def test_folder_that_is_no_run_is_bad_input(folder: Path, name: str, text: str |
         (folder / name).write_text(text)
     with pytest.raises(SpecError, match="not the folder of a run"):
         rebuild_report(folder)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_progress_is_followed_in_the_store_or_in_the_log(
+    tmp_path: Path, remote: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    store = Store(Tiers.under(tmp_path / "store"))
+    if remote:
+        monkeypatch.setattr(store, "local_root", lambda _: None)
+    events, log = _follow(store, tmp_path / "run-1"), tmp_path / "run-1" / "run.log"
+    log.parent.mkdir()
+    seen = []
+    for number, name in enumerate(("started", "progress", "finished")):
+        emit_event(store, "run-1", "train", name, {"number": number})
+        with log.open("a") as stream:
+            stream.write(f"    [KFP] noise\n    {capsys.readouterr().out}")
+            stream.write('{"time": torn\n{"time": 3}\n')
+        seen += [event["event"] for event in events()]
+    assert seen == ["started", "progress", "finished"]
+    assert list(events()) == []
 
 
 def test_collected_model_does_not_take_the_published_folder_with_it(
