@@ -7,12 +7,14 @@ the style sheet. Each chart has a caption, and its figures also stand in a table
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from pipelines.reporting import figures
 from pipelines.reporting.markup import Markup, join, name, number, tag
 from pipelines.reporting.scale import Scale, linear
 
 MAX_LINE_POINTS = 400
+Point = TypeVar("Point")
 
 
 def axes(
@@ -76,8 +78,10 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> Markup:
     return tag("figure", tag("figcaption", text), plot, class_="plot panel")
 
 
-def thin_out(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keep at most `MAX_LINE_POINTS`, always the last."""
+def thin_out(points: Sequence[Point]) -> list[Point]:
+    """Keep at most `MAX_LINE_POINTS`, and always the last."""
+    if not points:
+        return []
     stride = -(-len(points) // MAX_LINE_POINTS)
     kept = list(points[::stride])
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]

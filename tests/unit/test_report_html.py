@@ -124,6 +124,22 @@ def test_page_is_small_and_quick(run: Receipts) -> None:
     assert len(text.encode()) < 300_000
 
 
+def test_page_of_many_labels_and_a_long_training_stays_small(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path, labels=[f"a label of some length {i}" for i in range(500)])
+    for name in ("train", "select"):
+        run.finish(name)
+    key = f"runs/{run.run_id}/steps/train.json"
+    train = run.store.get_json(key)
+    train["series"]["loss"] = [{"step": i, "loss": 2.0 / (i + 1)} for i in range(60_000)]
+    run.store.put_json(key, train)
+    report, text = page_of(run)
+    assert len(text.encode()) < 2 << 20
+    page = Page(text)
+    assert set(page.numbers) <= {float(x) for x in leaves(report) if isinstance(x, int | float)}
+    assert page.json["learning_curve"][0]["points"][-1] == train["series"]["loss"][-1]
+    assert "Most frequent confusions" in text
+
+
 def test_failed_run_puts_error_and_remedy_first(run: Receipts) -> None:
     run.finish_before("train")
     run.fail("train", DataError("train.conll:7: three columns", remedy="give two"))
