@@ -138,10 +138,8 @@ class Browser:
         if isinstance(part, str):
             box = f"document.querySelector({json.dumps(part)}).getBoundingClientRect().toJSON()"
             found = self.evaluate(box)
-            top = self.evaluate(
-                "scrollY"
-            )  # the box is told from the window, the clip from the page
-            clip = {"x": found["x"] - MARGIN, "y": found["y"] + top, "width": found["width"] + 2 * MARGIN,
+            found["y"] += self.evaluate("scrollY")  # from the window's corner to the page's
+            clip = {"x": found["x"] - MARGIN, "y": found["y"], "width": found["width"] + 2 * MARGIN,
                     "height": found["height"]}  # fmt: skip
         options = {"format": "png", "captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
         data = self.call("Page.captureScreenshot", **options)["data"]
