@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def history(reports: Iterable[Json], problems: Iterable[str] = ()) -> Json:
         row["regressions"] = _regressions(row, before[-WINDOW:])
         if row["status"] == "succeeded":
             before.append(row)
-    names = sorted({row["name"] for row in rows}, key=lambda n: -sum(r["name"] == n for r in rows))
+    counts = Counter(row["name"] for row in rows)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
     return {
         "schema_version": 1,
         "rows": rows,

@@ -143,8 +143,9 @@ def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter)
     )
     last = number(points[-1][1], formatter)
     first = number(points[0][1], formatter)
-    learnt = tag("span", "; dashed: a new calibration", class_="soft") if marks else ""
-    caption = tag("figcaption", tag("b", title), " · from ", first, " to ", last, learnt)
+    learnt = "; dashed: a new calibration" if marks else ""
+    values = tag("span", " ", first, " → ", last, learnt, class_="sub")
+    caption = tag("figcaption", tag("b", title), values)
     return tag("figure", caption, plot, class_="plot panel")
 
 
