@@ -16,9 +16,9 @@ from tests.unit.test_report_html import Page, leaves
 
 def test_a_thousand_runs_are_quick_and_small() -> None:
     receipts = many_receipts(1000)
-    start = time.perf_counter()
+    start = time.process_time()
     text = history_html(receipts)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
     assert len(text.encode()) < 2 << 20
     page = Page(text)
     numbers = {float(x) for x in leaves(page.json) if isinstance(x, int | float)}

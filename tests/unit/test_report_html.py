@@ -118,9 +118,9 @@ def test_page_embeds_the_report_and_asks_for_nothing(run: Receipts) -> None:
 def test_page_is_small_and_quick(run: Receipts) -> None:
     run.finish_before(None)
     report, text = page_of(run)
-    start = time.perf_counter()
+    start = time.process_time()
     render_html(report)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(text.encode()) < 300_000
 
 
