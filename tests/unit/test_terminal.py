@@ -23,7 +23,7 @@ from pipelines.terminal import (
     print_receipt,
     working,
 )
-from tests.receipts import Receipts, rich_plan, without_price
+from tests.receipts import HOSTILE, Receipts, hostile_run, rich_plan, without_price
 
 
 def screen(*, terminal: bool = False, width: int = 140) -> Console:
@@ -291,3 +291,14 @@ def test_hostile_step_names_cannot_move_the_cursor() -> None:
     to = screen()
     print_plan(dataclasses.replace(plan, steps=steps, notes=("\x1b]0;title\x07",)), to=to)
     assert not {"\x1b", "\x07"} & set(shown(to))
+
+
+def test_hostile_receipt_cannot_move_the_cursor_or_hide_text(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path, [text for text in HOSTILE if text != "\ud800"])
+    report = collect_report(run.store, run.run_id, run.plan, "step_failed")
+    report["variants"][0].update(name="\x1b[8mhidden", reason="\u202eesrever\x07")
+    to = screen()
+    print_receipt(report, to=to)
+    print_plan(run.plan, explain=True, to=to)
+    assert not {"\x1b", "\x07", "\x00", "\u202e"} & set(shown(to))
+    assert "[8mhidden" in shown(to)
