@@ -200,7 +200,7 @@ def _run_and_record(
     )
     emit_event(store, run_id, step, "started", {})
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    start = time.perf_counter()
     with MemorySampler() as memory:
         output = run(context)
     context.seconds["total"] = time.perf_counter() - start
@@ -224,7 +224,7 @@ def _run_and_record(
         metrics=context.metrics,
         series=context.series,
         notes=context.notes,
-        cpu_seconds=round(_cpu_seconds() - cpu_start, 3),
+        cpu_seconds=round(memory.cpu_seconds, 3),
     )
     document = report.to_json()
     problem = push(document, run_id=run_id, gateway=os.environ.get("SUANLI_PUSHGATEWAY"))
@@ -289,7 +289,8 @@ def emit_event(store: Store, run_id: str, step: str, event: str, figures: dict[s
 
 
 class MemorySampler:
-    """Samples the resident memory of this process and its children together.
+    """Samples the resident memory of this process and its children together, and counts their
+    CPU time.
 
     `ru_maxrss` knows only the largest single child; torchrun's ranks live at the same time and
     share pages, so the proportional set size would be fairer but costs milliseconds to read: this
@@ -298,16 +299,19 @@ class MemorySampler:
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self.cpu_seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> MemorySampler:
         self._thread.start()
+        self._cpu_before = _cpu_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.cpu_seconds = _cpu_seconds() - self._cpu_before
 
     def _sample(self) -> None:
         import psutil

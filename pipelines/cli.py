@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from components.contract import GateError, InfeasiblePlanError, SpecError, StepError, SuanliError
+from components.contract import InfeasiblePlanError, SpecError, SuanliError
 from pipelines import cli_report, cli_tools
 from pipelines.cli_cluster import Tools, add_commands, pairs
 
@@ -50,6 +50,8 @@ def _tell(error: SuanliError) -> int:
 
 def _unforeseen(error: Exception) -> SuanliError:
     """What to say of an error that nobody raised on purpose."""
+    from components.contract import StepError
+
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return StepError(f"{place}{error.strerror}", remedy="see that it can be read and written")
@@ -210,6 +212,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from components.contract import GateError
     from pipelines.local import run_here
     from pipelines.terminal import LiveView, print_error, print_receipt, working
 
