@@ -37,7 +37,7 @@ class Browser:
         self._next = 0
         self.problems: list[str] = []
         self.requests: list[str] = []
-        self._socket = websocket.create_connection(self._address(), timeout=60)
+        self._socket = websocket.create_connection(self._address(), timeout=180)
         for domain in ("Page", "Runtime", "Log", "Network", "Performance"):
             self.call(f"{domain}.enable")
 
