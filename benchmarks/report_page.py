@@ -1,6 +1,6 @@
 """How heavy a receipt's page is, how quickly a browser shows it, and pictures of it.
 
-    python benchmarks/report_page.py RUNDIR [--pictures docs/images]
+    python benchmarks/report_page.py RUNDIR [--failed RUNDIR] [--pictures docs/images]
 
 Prints bytes, time to render the HTML, time to load it in Chromium (best of five), console
 problems and requests, for a run's report.json and for a history of 1,000 runs made of it. Needs
@@ -26,6 +26,7 @@ from tests.browser import Browser
 
 LOADS = 5
 RUNS = 1000
+NAIVE = ".point.naive"
 COLOURS = 256  # a palette keeps flat pages sharp and below 300 KB
 # name -> (width, dark, what of the page: its first pixels, or an element)
 PICTURES: dict[str, tuple[int, bool, int | str]] = {
@@ -34,12 +35,14 @@ PICTURES: dict[str, tuple[int, bool, int | str]] = {
     "report-phone": (390, False, 1500),
     "report-decision": (1440, False, "#decision"),
 }
+FAILED: dict[str, tuple[int, bool, int | str]] = {"report-failed": (1440, False, 900)}
 LOAD_MS = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("rundir", type=Path)
+    arguments.add_argument("--failed", type=Path, help="a failed run, to be pictured too")
     arguments.add_argument("--pictures", type=Path)
     given = arguments.parse_args()
     report = json.loads((given.rundir / "report.json").read_text(encoding="utf-8"))
@@ -48,8 +51,18 @@ def main() -> None:
         with Browser(folder / "profile") as browser:
             page = measure(browser, folder / "report.html", lambda: render_html(report))
             measure(browser, folder / "history.html", lambda: history_html(many(report)))
+            failed = given.failed and page_of(given.failed, folder / "failed.html")
             if given.pictures:
-                take(browser, page, given.pictures)
+                take(browser, page, given.pictures, PICTURES)
+            if given.pictures and failed:
+                take(browser, failed, given.pictures, FAILED)
+
+
+def page_of(rundir: Path, path: Path) -> Path:
+    """Write the page of the run in `rundir` to `path`."""
+    report = json.loads((rundir / "report.json").read_text(encoding="utf-8"))
+    path.write_text(render_html(report), encoding="utf-8")
+    return path
 
 
 def measure(browser: Browser, path: Path, render: Any) -> Path:
@@ -85,14 +98,18 @@ def many(report: dict[str, Any]) -> list[dict[str, Any]]:
     return receipts
 
 
-def take(browser: Browser, page: Path, folder: Path) -> None:
-    """Save the pictures as small PNG files."""
+def take(
+    browser: Browser, page: Path, folder: Path, pictures: dict[str, tuple[int, bool, int | str]]
+) -> None:
+    """Save the pictures as small PNG files; a pictured plot has the mouse on the naive plan."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (width, dark, part) in PICTURES.items():
+    for name, (width, dark, part) in pictures.items():
         path = folder / f"{name}.png"
         browser.open(page, width=width, dark=dark)
+        if isinstance(part, str) and browser.evaluate(f"!!document.querySelector('{NAIVE}')"):
+            browser.hover(NAIVE)
         browser.screenshot(path, part=part)
         with Image.open(path) as image:
             small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)

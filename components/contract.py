@@ -185,6 +185,7 @@ class StepReport:
     metrics: dict[str, Any]
     series: dict[str, list[dict[str, float]]]
     notes: list[str]
+    cpu_seconds: float | None = None  # of the step and its children; reports before it have none
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import sys
 import threading
@@ -249,6 +250,7 @@ def _run_and_record(
         metrics=context.metrics,
         series=context.series,
         notes=context.notes,
+        cpu_seconds=round(memory.cpu_seconds, 3),
     )
     document = report.to_json()
     problem = push(document, run_id=run_id, gateway=os.environ.get("SUANLI_PUSHGATEWAY"))
@@ -261,6 +263,12 @@ def _run_and_record(
     shutil.rmtree(context.scratch, ignore_errors=True)
     emit_event(store, run_id, step, "finished", {"seconds": report.seconds["total"]})
     return output
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 @functools.cache
@@ -307,7 +315,8 @@ def emit_event(store: Store, run_id: str, step: str, event: str, figures: dict[s
 
 
 class MemorySampler:
-    """Samples the resident memory of this process and its children together.
+    """Samples the resident memory of this process and its children together, and counts their
+    CPU time.
 
     `ru_maxrss` knows only the largest single child; torchrun's ranks live at the same time and
     share pages, so the proportional set size would be fairer but costs milliseconds to read: this
@@ -316,16 +325,19 @@ class MemorySampler:
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self.cpu_seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> MemorySampler:
         self._thread.start()
+        self._cpu_before = _cpu_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.cpu_seconds = _cpu_seconds() - self._cpu_before
 
     def _sample(self) -> None:
         import psutil

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import os
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from components.contract import InfeasiblePlanError, SpecError, SuanliError
 from pipelines import cli_report, cli_tools
 from pipelines.cli_cluster import Tools, add_commands, pairs
 
 EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "SUANLI_TRACEBACK"
 DEFAULT_WORKDIR = Path("runs")
 DEFAULT_SPEC = Path(__file__).parent / "examples" / "newsroom-ner.yaml"
 
@@ -23,22 +27,54 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = arguments.command(arguments)
     except SuanliError as error:
-        print(f"suanli: {error.message}", file=sys.stderr)
-        if error.remedy:
-            print(f"  remedy: {error.remedy}", file=sys.stderr)
-        code = error.exit_code
+        code = _tell(error)
     except KeyboardInterrupt:
         print("suanli: interrupted; run the same command again to go on", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        code = _tell(_unforeseen(error))
     sys.exit(code)
+
+
+def _tell(error: SuanliError) -> int:
+    from pipelines.terminal import print_error
+
+    print_error(error)
+    return error.exit_code
+
+
+def _unforeseen(error: Exception) -> SuanliError:
+    """What to say of an error that nobody raised on purpose."""
+    from components.contract import StepError
+
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return StepError(f"{place}{error.strerror}", remedy="see that it can be read and written")
+    return StepError(
+        f"unexpected {type(error).__name__}: {error}",
+        remedy=f"set {TRACEBACK_VARIABLE}=1, run it again, and report what it prints",
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the command or the choice that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong:
+            near = difflib.get_close_matches(wrong[1], re.findall(r"'([^']*)'", wrong[2]), n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        super().error(message)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="suanli",
         description="Plan, price, run and learn from fine-tuning pipelines on Kubeflow.",
         epilog="Exit codes: 0 done, 1 a step failed, 2 bad input, 3 infeasible, 4 gate failed.",
@@ -181,12 +217,14 @@ def _read_json(path: Path) -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from components.contract import GateError
     from pipelines.local import run_here
-    from pipelines.terminal import LiveView, print_error, print_receipt
+    from pipelines.terminal import LiveView, print_error, print_receipt, working
 
-    spec, plan = _make_plan(arguments, here=True)
-    free = _unrestricted(arguments, spec)
     mode = "json" if arguments.json else "quiet" if arguments.quiet else "live"
+    with working("planning", mode=mode):
+        spec, plan = _make_plan(arguments, here=True)
+        free = _unrestricted(arguments, spec)
     with LiveView(plan, mode=mode) as view:
         outcome = run_here(
             spec, plan, unrestricted=free, workdir=arguments.workdir, on_event=view.handle
@@ -196,7 +234,8 @@ def _run(arguments: argparse.Namespace) -> int:
     elif mode == "live":
         print_receipt(outcome.report, folder=outcome.folder)
     if outcome.error:
-        print_error(outcome.error)
+        told = mode == "live" and isinstance(outcome.error, GateError)
+        print_error(outcome.error, brief=told)
     return outcome.exit_code
 
 
@@ -211,12 +250,13 @@ def _unrestricted(arguments: argparse.Namespace, spec: Any) -> Any:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    _, plan = _make_plan(arguments, here=arguments.here)
+    from pipelines.terminal import print_plan, working
+
+    with working("planning", mode="json" if arguments.json else "live"):
+        _, plan = _make_plan(arguments, here=arguments.here)
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
         return 0
-    from pipelines.terminal import print_plan
-
     print_plan(plan, explain=arguments.explain)
     return 0
 

@@ -20,6 +20,10 @@ def add_commands(
     doctor.add_argument("spec", type=Path, nargs="?", help="also ask its storage tiers")
     doctor.add_argument("--workdir", type=Path, default=DEFAULT_WORKDIR, metavar="DIR")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.add_argument("--host", metavar="URL", help="also ask this KFP API server")
+    doctor.add_argument("--namespace", default="suanli", help="the user's namespace there")
+    doctor.add_argument("--token-file", type=Path, help="bearer token for it")
+    doctor.add_argument("--ca-file", type=Path, help="certificates that sign the server's")
 
     history = command(
         commands,
@@ -42,7 +46,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
         from pipelines.spec import load_spec
 
         tiers = local_tiers(load_spec(arguments.spec), arguments.workdir)
-    findings = examine(tiers=tiers, workdir=arguments.workdir)
+    connection = None
+    if arguments.host:
+        from pipelines.kfp_api import Connection
+
+        connection = Connection(
+            host=arguments.host,
+            namespace=arguments.namespace,
+            token_path=arguments.token_file,
+            ca_file=arguments.ca_file,
+        )
+    findings = examine(tiers=tiers, workdir=arguments.workdir, connection=connection)
     if arguments.json:
         print(json.dumps(as_json(findings), indent=1, ensure_ascii=False))
     else:
@@ -53,11 +67,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _history(arguments: argparse.Namespace, write_text: Callable[[Path, str], None]) -> int:
     from pipelines.report import history, history_html, load_reports
 
-    reports, problems = load_reports(arguments.workdir)
+    output = arguments.output or arguments.workdir / "history.html"
+    reports, problems = load_reports(arguments.workdir, output)
     if arguments.json:
         print(json.dumps(history(reports, problems), indent=1, ensure_ascii=False))
         return 0
-    output = arguments.output or arguments.workdir / "history.html"
     write_text(output, history_html(reports, problems))
     print(output)
     return 0

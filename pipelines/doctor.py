@@ -18,11 +18,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.runtime import hardware_here
 from components.storage import Tiers
 from pipelines.reporting import figures
+
+if TYPE_CHECKING:
+    from pipelines.kfp_api import Connection
 
 State = Literal["ok", "warning", "error"]
 GIB = 1 << 30
@@ -48,9 +51,15 @@ class Finding:
 Check = Callable[[], Iterable[Finding]]
 
 
-def examine(*, tiers: Tiers | None = None, workdir: Path = Path("runs")) -> list[Finding]:
-    """Run every check; `tiers` are a spec's storage tiers, asked for when given."""
-    from pipelines.doctor_remote import check_cluster, check_tiers
+def examine(
+    *,
+    tiers: Tiers | None = None,
+    workdir: Path = Path("runs"),
+    connection: Connection | None = None,
+) -> list[Finding]:
+    """Run every check; `tiers` are a spec's storage tiers and `connection` a KFP server, asked
+    when given."""
+    from pipelines.doctor_remote import check_cluster, check_kfp, check_tiers
 
     checks: list[Check] = [
         check_python,
@@ -62,6 +71,7 @@ def examine(*, tiers: Tiers | None = None, workdir: Path = Path("runs")) -> list
         check_model,
         check_prices,
         check_cluster,
+        lambda: check_kfp(connection),
         lambda: check_tiers(tiers),
     ]
     return [finding for check in checks for finding in _guarded(check)]

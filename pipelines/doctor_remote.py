@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.contract import SuanliError
 from components.storage import TIERS, Store, Tiers
 from pipelines.doctor import Finding
+
+if TYPE_CHECKING:
+    from pipelines.kfp_api import Connection
 
 TIMEOUT_S = 5
 # API group to what suanli does with it.
@@ -84,6 +87,24 @@ def _nodes(nodes: list[Any]) -> Finding:
         found=f"{len(nodes)} nodes, {gpus} GPUs allocatable",
         remedy="" if gpus else "GPU plans need the NVIDIA device plugin and GPU nodes",
     )
+
+
+def check_kfp(connection: Connection | None) -> Iterable[Finding]:
+    """The KFP API server answers, and lets this person list runs."""
+    if connection is None:
+        return
+    from pipelines.kfp_api import KfpServer
+
+    try:
+        server = KfpServer(connection)
+        runs = server.runs()
+    except SuanliError as error:
+        remedy = error.remedy or "check --host, --namespace and --token-file"
+        yield Finding(area="kfp", state="error", found=error.message, remedy=remedy)
+        return
+    users = f"namespace {server.namespace}" if server.namespace else "single user"
+    found = f"{connection.host} answers, {users}, {len(runs)} runs to be seen"
+    yield Finding(area="kfp", state="ok", found=found)
 
 
 def check_tiers(tiers: Tiers | None) -> Iterable[Finding]:

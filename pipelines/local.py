@@ -23,6 +23,7 @@ from typing import Any
 
 from components.contract import (
     STATUS_BY_EXIT_CODE,
+    DataError,
     SpecError,
     StepError,
     SuanliError,
@@ -35,6 +36,7 @@ from pipelines.spec import Spec
 
 POLL_SECONDS = 0.1
 RUN_FILE = "run.json"
+EVENT_START = b'{"time": '  # how components.runtime.emit_event begins a line
 Event = dict[str, Any]
 
 
@@ -165,7 +167,7 @@ def _run_child(folder: Path, store: Store, on_event: Callable[[Event], None]) ->
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "true",
     }
-    events = _follow(store, folder.name)
+    events = _follow(store, folder)
     with (folder / "run.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "pipelines.local", str(folder)],
@@ -189,12 +191,14 @@ def _run_child(folder: Path, store: Store, on_event: Callable[[Event], None]) ->
             on_event(event)
 
 
-def _follow(store: Store, run_id: str) -> Callable[[], Iterator[Event]]:
-    """Return a function that yields the events written since its last call."""
+def _follow(store: Store, folder: Path) -> Callable[[], Iterator[Event]]:
+    """Return a function that yields the events written since its last call.
+
+    Steps whose hot tier is an object store have no log there: they print their events, which end
+    up in the run's own log.
+    """
     root = store.local_root("hot")
-    if root is None:
-        return lambda: iter(())
-    path = root / "runs" / run_id / "events.jsonl"
+    path = root / "runs" / folder.name / "events.jsonl" if root else folder / "run.log"
     offset = path.stat().st_size if path.exists() else 0
 
     def new_events() -> Iterator[Event]:
@@ -207,9 +211,23 @@ def _follow(store: Store, run_id: str) -> Callable[[], Iterator[Event]]:
                 if not line.endswith(b"\n"):
                     break
                 offset += len(line)
-                yield json.loads(line)
+                event = _event(line)
+                if event is not None:
+                    yield event
 
     return new_events
+
+
+def _event(line: bytes) -> Event | None:
+    """The event that a line holds, None for any other line."""
+    start = line.find(EVENT_START)
+    if start < 0:
+        return None
+    try:
+        found = json.loads(line[start:])
+    except ValueError:  # a message that only looks like one, or a line torn by a crash
+        return None
+    return found if isinstance(found, dict) and "event" in found else None
 
 
 def _first_error(store: Store, run_key: str) -> SuanliError | None:
@@ -256,19 +274,33 @@ def rebuild_report(folder: Path) -> dict[str, Any]:
     """Write the receipt of the run in `folder` again from what its steps left.
 
     Raises:
-        SpecError: the folder is not a run's folder.
+        SpecError: the folder is not a run's folder, or its store holds nothing of the run.
     """
+    folder = folder.resolve()
     try:
         state = json.loads((folder / RUN_FILE).read_text())
         plan = plan_from_json(json.loads((folder / "plan.json").read_text()))
-        store = Store(Tiers.from_json(state["tiers"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        store = Store(_tiers_now(folder, Tiers.from_json(state["tiers"])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(
             f"{folder}: not the folder of a run: {error}",
             remedy="give <workdir>/<name>/<run-id>, which holds run.json and plan.json",
         ) from None
-    folder = folder.resolve()
-    return collect_outputs(store, folder, plan, _first_error(store, f"runs/{folder.name}"))
+    key = f"runs/{folder.name}"
+    left = [*store.list_json(f"{key}/steps"), *store.list_json(f"{key}/errors")]
+    if not left and (folder / "report.json").exists():
+        raise SpecError(
+            f"{folder}: its store {store.tiers.hot} holds nothing of this run any more",
+            remedy="read the report.json that is there; it is left as it was",
+        )
+    return collect_outputs(store, folder, plan, _first_error(store, key))
+
+
+def _tiers_now(folder: Path, tiers: Tiers) -> Tiers:
+    """The tiers of a run; those of a work folder that was moved are where it is now."""
+    beside = folder.parent.parent / "store"
+    moved = Path(tiers.hot).is_absolute() and not Path(tiers.hot).exists() and beside.exists()
+    return Tiers.under(beside) if moved else tiers
 
 
 def _artifacts(store: Store, folder: Path, run_id: str) -> dict[str, str | None]:
@@ -282,12 +314,19 @@ def _artifacts(store: Store, folder: Path, run_id: str) -> dict[str, str | None]
     }
     published = store.get_json(f"runs/{run_id}/steps/publish.json")
     if published is not None:
-        target = folder / "published"
-        shutil.rmtree(target, ignore_errors=True)
-        store.fetch(published["output"], target)
-        model = json.loads((target / "published.json").read_text())["model_path"]
-        artifacts["model"] = f"published/{model}"
-        artifacts["onnx"] = f"published/{model}/model.onnx"
+        target, partial = folder / "published", folder / ".published.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            store.fetch(published["output"], partial)
+        except DataError:  # collected or on a tier that does not answer: keep what is here
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            partial.replace(target)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            model = json.loads((target / "published.json").read_text())["model_path"]
+            artifacts["model"] = f"published/{model}"
+            artifacts["onnx"] = f"published/{model}/model.onnx"
     return artifacts
 
 

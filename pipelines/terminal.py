@@ -7,8 +7,10 @@ Outside text is never read as console markup, and control characters in it are r
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,21 +25,31 @@ from components.contract import SuanliError
 from pipelines.plan import Plan, StepPlan
 from pipelines.reporting import figures
 from pipelines.reporting.markup import plain
-from pipelines.reporting.tables import plan_blocks, receipt_blocks
+from pipelines.reporting.plan_table import plan_blocks
+from pipelines.reporting.receipt_table import receipt_blocks
 
 if TYPE_CHECKING:
     from pipelines.doctor import Finding
 
 Event = dict[str, Any]
 NAME_WIDTH = 24
+PIPE_WIDTH = 120
 # Below this fraction the elapsed time says less about the rest than the prediction does.
 TRUSTED_FRACTION = 0.08
+# Where nothing moves, a step says how far it is no more often than this.
+PLAIN_PROGRESS_SECONDS = 30.0
 EVENT_KEYS = ("time", "step", "event", "fraction", "message", "eta_s", "seconds")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that never guesses markup or colours words by itself."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    """A console that never guesses markup or colours words by itself.
+
+    A file or a pipe has no width of its own: it gets one that the tables fit in.
+    """
+    made = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PIPE_WIDTH
+    return made
 
 
 def print_plan(plan: Plan, *, explain: bool = False, to: Console | None = None) -> None:
@@ -71,24 +83,40 @@ def print_findings(findings: list[Finding], *, to: Console | None = None) -> Non
             words.append(f"\n→ {_lines(finding.remedy)}", style="cyan")
         table.add_row(Text(sign, style=style), Text(finding.area, style="bold"), words)
     out.print(table)
-    wrong = sum(finding.state == "error" for finding in findings)
-    doubtful = sum(finding.state == "warning" for finding in findings)
-    out.print(Text(f"{wrong} errors, {doubtful} warnings", style="bold"))
+    counts = [
+        figures.plural(sum(finding.state == state for finding in findings), state)
+        for state in ("error", "warning")
+    ]
+    out.print(Text(", ".join(counts), style="bold"))
 
 
-def print_error(error: SuanliError, *, to: Console | None = None) -> None:
-    """Print what went wrong and what to do about it."""
+def print_error(error: SuanliError, *, brief: bool = False, to: Console | None = None) -> None:
+    """Print what went wrong and what to do about it; `brief` leaves out what the receipt above
+    shows as a table. Only a terminal gets its lines broken, between words."""
     out = to or console(stderr=True)
+    message = _lines(error.message)
     line = Text("suanli: ", style="bold red")
-    line.append(_lines(error.message), style="default not bold")
-    out.print(line, soft_wrap=True)
+    line.append(message.partition("\n")[0] if brief else message, style="default not bold")
+    out.print(line, soft_wrap=not out.is_terminal)
     if error.remedy:
-        out.print(Text(f"  remedy: {_lines(error.remedy)}", style="cyan"), soft_wrap=True)
+        remedy = Text(f"  remedy: {_lines(error.remedy)}", style="cyan")
+        out.print(remedy, soft_wrap=not out.is_terminal)
 
 
 def _lines(text: str) -> str:
     """Keep line breaks, replace every other control character."""
     return "\n".join(plain(line) for line in text.splitlines())
+
+
+@contextlib.contextmanager
+def working(words: str, *, mode: str = "live", to: Console | None = None) -> Iterator[None]:
+    """Say on a terminal that something is going on; nowhere else, and nothing that stays."""
+    out = to or console(stderr=True)
+    if mode != "live" or not out.is_terminal:
+        yield
+        return
+    with out.status(Text(words, style="dim"), spinner="dots"):
+        yield
 
 
 class LiveView:
@@ -139,10 +167,12 @@ class LiveView:
         """Take one event of the run's log into account; unknown ones are ignored."""
         step, kind = str(event.get("step")), event.get("event")
         if kind == "started":
-            self._running[step] = {"began": float(event.get("time", self._clock()))}
+            began = float(event.get("time", self._clock()))
+            self._running[step] = {"began": began, "told": began}
             self._plain_line(step, "started", self._expected(step))
         elif kind == "progress" and step in self._running:
             self._running[step].update(event)
+            self._plain_progress(step)
         elif kind in ("finished", "cached", "failed"):
             began = self._running.pop(step, {}).get("began", self._clock())
             took = 0.0 if kind == "cached" else float(event.get("seconds", self._clock() - began))
@@ -153,7 +183,17 @@ class LiveView:
 
     def _plain_line(self, step: str, word: str, rest: str) -> None:
         if not self._silent and not self._console.is_terminal:
-            self._console.print(Text(f"{plain(step):{NAME_WIDTH}} {word} {rest}".rstrip()))
+            line = f"· {plain(step):{NAME_WIDTH}}{word:>12}   {rest}"
+            self._console.print(Text(line.rstrip()), soft_wrap=True)
+
+    def _plain_progress(self, step: str) -> None:
+        now, event = self._clock(), self._running[step]
+        if now - float(event["told"]) < PLAIN_PROGRESS_SECONDS:
+            return
+        event["told"] = now
+        elapsed = now - float(event["began"])
+        done = self._fraction(step, event, elapsed)
+        self._plain_line(step, figures.percent(done), self._words(step, event, done, elapsed).plain)
 
     def _permanent_line(self, step: str, kind: str, took: float, message: str) -> None:
         if self._silent:
@@ -162,11 +202,12 @@ class LiveView:
         line = Text(f"{sign} ", style=style)
         line.append(f"{plain(step):{NAME_WIDTH}}", style="default")
         if kind == "cached":
-            line.append("finished before, taken over", style="dim")
+            line.append(f"{'reused':>12}", style="dim")
         elif kind == "failed":
             line.append(" ".join(plain(message).split()), style="red")
         else:
-            line.append(f"{figures.seconds(took):>12}", style="default")
+            style = "default" if self._as_expected(step, took) else "yellow"
+            line.append(f"{figures.seconds(took):>12}", style=style)
             line.append(f"   {self._expected(step)}", style="dim")
         self._console.print(line, soft_wrap=True)
 
@@ -177,6 +218,10 @@ class LiveView:
         low, high = (figures.seconds(s) for s in (planned.seconds.low, planned.seconds.high))
         return f"predicted {figures.seconds(planned.seconds.value)} ({low} – {high})"
 
+    def _as_expected(self, step: str, took: float) -> bool:
+        planned = self._steps.get(step)
+        return planned is None or planned.seconds.low <= took <= planned.seconds.high
+
     def _predicted(self) -> str:
         return figures.seconds(sum(step.seconds.value for step in self._steps.values()))
 
@@ -185,7 +230,7 @@ class LiveView:
     def _render(self) -> Group:
         now = self._clock()
         rows = Table.grid(padding=(0, 1))
-        rows.add_column(width=2)
+        rows.add_column(width=1)
         rows.add_column(min_width=NAME_WIDTH)
         rows.add_column(width=20)
         rows.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
@@ -193,7 +238,10 @@ class LiveView:
             elapsed = now - float(event["began"])
             done = self._fraction(step, event, elapsed)
             bar = ProgressBar(total=1.0, completed=done, width=20, complete_style="cyan")
-            rows.add_row(Spinner("dots"), Text(plain(step)), bar, self._words(event, done, elapsed))
+            words = self._words(step, event, done, elapsed)
+            rows.add_row(Spinner("dots"), Text(plain(step)), bar, words)
+        if not self._running and len(self._done) < len(self._steps):
+            rows.add_row(Spinner("dots"), Text("starting" if not self._done else "next step"))
         return Group(rows, self._summary(now))
 
     def _fraction(self, step: str, event: Event, elapsed: float) -> float:
@@ -203,17 +251,27 @@ class LiveView:
         planned = self._steps.get(step)
         return min(0.95, elapsed / planned.seconds.value) if planned else 0.0
 
-    def _words(self, event: Event, fraction: float, elapsed: float) -> Text:
-        parts = [str(event["message"])] if event.get("message") else []
+    def _words(self, step: str, event: Event, fraction: float, elapsed: float) -> Text:
+        """Time left, then what the step says of itself; a narrow terminal cuts the end."""
+        parts = [self._time_left(step, event, fraction, elapsed)]
+        if event.get("message"):
+            parts.append(str(event["message"]))
+        for key, value in event.items():
+            if key not in (*EVENT_KEYS, "began", "told") and figures.is_number(value):
+                parts.append(_figure(key, value))
+        return Text(plain(" · ".join(part for part in parts if part)), style="dim")
+
+    def _time_left(self, step: str, event: Event, fraction: float, elapsed: float) -> str:
         left = event.get("eta_s")
         if left is None and event.get("fraction", 0) > TRUSTED_FRACTION:
             left = elapsed * (1 - fraction) / fraction
         if left is not None:
-            parts.append(f"{figures.seconds(float(left))} left")
-        for key, value in event.items():
-            if key not in (*EVENT_KEYS, "began") and figures.is_number(value):
-                parts.append(_figure(key, value))
-        return Text(plain(" · ".join(parts)), style="dim")
+            return f"{figures.seconds(float(left))} left"
+        planned = self._steps.get(step)
+        if planned is None:
+            return ""
+        left = planned.seconds.value - elapsed
+        return f"about {figures.seconds(left)} left" if left > 0 else "longer than predicted"
 
     def _summary(self, now: float) -> Text:
         parts = [

@@ -37,8 +37,8 @@ class Browser:
         self._next = 0
         self.problems: list[str] = []
         self.requests: list[str] = []
-        self._socket = websocket.create_connection(self._address(), timeout=60)
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        self._socket = websocket.create_connection(self._address(), timeout=180)
+        for domain in ("Page", "Runtime", "Log", "Network", "Performance"):
             self.call(f"{domain}.enable")
 
     def _address(self) -> str:
@@ -113,6 +113,19 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def render_seconds(self) -> float:
+        """CPU time of the page's own thread so far: what other work on the machine can't change."""
+        found = self.call("Performance.getMetrics")["metrics"]
+        return float(next(item["value"] for item in found if item["name"] == "ThreadTime"))
+
+    def hover(self, selector: str, dx: float = 0.0, dy: float = 0.0) -> None:
+        """Move the mouse to the middle of an element, or `dx`, `dy` pixels beside it."""
+        what = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{what}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = self.evaluate(f"{what}.getBoundingClientRect().toJSON()")
+        x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def key(self, name: str) -> None:
         """Press and release a named key such as ``ArrowRight``."""
         for kind in ("keyDown", "keyUp"):
@@ -125,6 +138,7 @@ class Browser:
         if isinstance(part, str):
             box = f"document.querySelector({json.dumps(part)}).getBoundingClientRect().toJSON()"
             found = self.evaluate(box)
+            found["y"] += self.evaluate("scrollY")  # from the window's corner to the page's
             clip = {"x": found["x"] - MARGIN, "y": found["y"], "width": found["width"] + 2 * MARGIN,
                     "height": found["height"]}  # fmt: skip
         options = {"format": "png", "captureBeyondViewport": True, "clip": {**clip, "scale": 1}}

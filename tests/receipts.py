@@ -105,6 +105,7 @@ def evaluation(variant: str, labels: list[str] = LABELS) -> dict[str, Any]:
         "metrics": {},
         "classification_report": classification_report(labels),
         "entities": ENTITIES,
+        "confusion": confusion(labels),
         "latency_ms": {"p50": 11.2 / gain, "p90": 14.1 / gain, "p99": 21.0 / gain, "mean": 12.0},
         "throughput_per_s": 160.0 * gain,
         "tokens_per_s": 3000.0 * gain,
@@ -138,6 +139,13 @@ def classification_report(labels: list[str]) -> dict[str, Any]:
     return rows
 
 
+def confusion(labels: list[str]) -> dict[str, Any]:
+    size = len(labels)
+    matrix = [[8000 // (i + 1) if i == j else (7 * i + 3 * j) % 23 for j in range(size)]
+              for i in range(size)]  # fmt: skip
+    return {"labels": labels, "matrix": matrix}
+
+
 def selection(variants: tuple[str, ...] = VARIANTS, labels: list[str] = LABELS) -> dict[str, Any]:
     """A selection.json as the select step writes it."""
     keys = ("size_bytes", "parameters", "latency_ms", "throughput_per_s", "usd_per_million",
@@ -156,9 +164,6 @@ def selection(variants: tuple[str, ...] = VARIANTS, labels: list[str] = LABELS) 
                 "reason": reason,
             }
         )
-    size = len(labels)
-    matrix = [[8000 // (i + 1) if i == j else (7 * i + 3 * j) % 23 for j in range(size)]
-              for i in range(size)]  # fmt: skip
     return {
         "schema_version": 1,
         "selected": variants[1] if len(variants) > 1 else variants[0],
@@ -174,7 +179,7 @@ def selection(variants: tuple[str, ...] = VARIANTS, labels: list[str] = LABELS) 
         },
         "classification_report": classification_report(labels),
         "entities": ENTITIES,
-        "confusion": {"labels": labels, "matrix": matrix},
+        "confusion": confusion(labels),
         "test": {},
     }
 
@@ -230,6 +235,7 @@ class Receipts:
             metrics={},
             series=_series() if step.kind == "train" else {},
             notes=["bf16: the device supports it"] if step.kind == "train" else [],
+            cpu_seconds=0.9 * total,
         )
         self.store.put_json(f"runs/{self.run_id}/steps/{name}.json", report.to_json())
         event = "cached" if cached else "finished"

@@ -20,7 +20,12 @@ needs_shared = pytest.mark.skipif(
 def suanli(
     *arguments: str | Path, cwd: Path | None = None, timeout: float = 600.0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a child process and return what it printed and its exit code."""
+    """Run the command line in a child process and return what it printed and its exit code.
+
+    An error that nobody raised on purpose shows its traceback, so that no test takes it for a
+    refusal.
+    """
+    environment = {"SUANLI_TRACEBACK": "1", **environment}
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *map(str, arguments)],
         capture_output=True,

@@ -58,6 +58,7 @@ def run(context: StepContext) -> str:
         "parameters": runner.info.get("parameters"),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "parity_max_abs_diff": runner.info["parity"]["max_abs_diff"],
+        "confusion": found.confusion,
     }
     document["usd_per_million"] = speed.usd_per_million(
         document["throughput_per_s"], arguments.get("usd_per_hour")

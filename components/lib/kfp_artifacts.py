@@ -34,6 +34,9 @@ def log_selection(store: str, uri: str, metrics: Any, confusion: Any) -> None:
     metrics.metadata["selected"] = document["selected"]
     metrics.log_metric(f"tuned_{quality['metric']}", float(quality["tuned"]))
     metrics.log_metric(f"selected_{quality['metric']}", float(quality["selected"]))
+    chosen = next(row for row in document["variants"] if row["name"] == document["selected"])
+    metrics.log_metric("selected_size_mib", round(chosen["size_bytes"] / 2**20, 2))
+    metrics.log_metric("selected_latency_p99_ms", round(chosen["latency_ms"]["p99"], 3))
     table = document.get("confusion")
     if table and len(table["labels"]) <= MAX_CONFUSION_LABELS:
         confusion.log_confusion_matrix(table["labels"], table["matrix"])

@@ -35,6 +35,8 @@ def run(context: StepContext) -> str:
         chosen = pick(judged, promise)
     rows = [candidate.row() for candidate in judged]
     if chosen is None:
+        # There will be no selection that the receipt could read the reasons from.
+        context.store.put_json(f"runs/{context.run_id}/refused.json", {"variants": rows})
         raise GateError(
             f"no variant keeps the promise ({promise.text(judged[0].metric)})\n{table(rows)}",
             remedy="raise compression.max_quality_drop or serving.p99_latency_ms, or give "

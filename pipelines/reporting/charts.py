@@ -7,12 +7,14 @@ the style sheet. Each chart has a caption, and its figures also stand in a table
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from pipelines.reporting import figures
 from pipelines.reporting.markup import Markup, join, name, number, tag
 from pipelines.reporting.scale import Scale, linear
 
 MAX_LINE_POINTS = 400
+Point = TypeVar("Point")
 
 
 def axes(
@@ -48,8 +50,8 @@ def dots(points: Sequence[tuple[float, float]], x: Scale, y: Scale, class_: str)
     return tag("svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
 
 
-def curve(title: str, points: Sequence[tuple[float, float]]) -> Markup:
-    """One panel of a learning curve, with its first and last value written out."""
+def curve(title: str, source: str, points: Sequence[tuple[float, float]]) -> Markup:
+    """One panel of a learning curve: what, from where, its first and its last value."""
     shown = thin_out(points)
     x = linear([a for a, _ in shown], margin=0.0, least=1.0)
     y = linear([b for _, b in shown], margin=0.12)
@@ -66,25 +68,22 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> Markup:
         dot,
         class_="area",
     )
-    text = join(
-        [
-            tag("b", title),
-            tag("span", " · from ", number(points[0][1], _short), " to ", class_="soft"),
-            number(last[1], _short),
-        ]
-    )
-    return tag("figure", tag("figcaption", text), plot, class_="plot panel")
+    first = number(points[0][1], _short)
+    values = tag("span", f" {source}: ", first, " → ", number(last[1], _short), class_="sub")
+    return tag("figure", tag("figcaption", tag("b", title), values), plot, class_="plot panel")
 
 
-def thin_out(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keep at most `MAX_LINE_POINTS`, always the last."""
+def thin_out(points: Sequence[Point]) -> list[Point]:
+    """Keep at most `MAX_LINE_POINTS`, and always the last."""
+    if not points:
+        return []
     stride = -(-len(points) // MAX_LINE_POINTS)
     kept = list(points[::stride])
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.3g}"
 
 
 def bar(fraction: float, class_: str = "") -> Markup:

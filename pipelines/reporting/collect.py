@@ -63,9 +63,9 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         "quality": quality_of(document, selection, evaluations),
         "classification_report": table_of(selection, evaluations, "classification_report"),
         "entities": table_of(selection, evaluations, "entities"),
-        "confusion": (selection or {}).get("confusion"),
+        "confusion": table_of(selection, evaluations, "confusion"),
         "test": (selection or {}).get("test"),
-        "variants": variants_of(document, selection, evaluations),
+        "variants": variants_of(document, selection, evaluations, _refused(store, run_id, error)),
         "selected": (selection or {}).get("selected"),
         "steps": steps,
         "cost": _cost(document, steps),
@@ -173,6 +173,7 @@ def _measured(report: Json, price: float | None) -> Json:
         "seconds": total,
         "peak_memory_bytes": report.get("peak_memory_bytes"),
         "peak_gpu_memory_bytes": report.get("peak_gpu_memory_bytes"),
+        "cpu_seconds": report.get("cpu_seconds"),
         "usd": None if price is None or total is None else total * price / SECONDS_PER_HOUR,
         "energy_joules": report.get("energy_joules"),
         "bytes_in": report.get("bytes_in"),
@@ -201,6 +202,17 @@ def _cost(plan: Json, steps: list[Json]) -> Json:
 # -- surroundings ---------------------------------------------------------------------------------
 
 
+def _refused(store: Store, run_id: str, error: Json | None) -> Json | None:
+    """What select found of each variant, when it found that none will do."""
+    if error is None or error.get("kind") != "gate_failed":
+        return None
+    try:
+        found = store.get_json(f"runs/{run_id}/refused.json")
+    except DataError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _unrestricted(store: Store, run_id: str) -> Json | None:
     """The decision that any hardware would have got, left by a run that was tied to one machine."""
     try:
@@ -212,10 +224,11 @@ def _unrestricted(store: Store, run_id: str) -> Json | None:
 
 def _run(run_id: str, plan: Json, reports: dict[str, Json]) -> Json:
     fresh = [r for r in reports.values() if not r.get("cached") and r.get("started_at")]
-    started = min((r["started_at"] for r in fresh), default=None)
-    ends = [_end(r) for r in fresh]
+    started = min((str(r["started_at"]) for r in fresh), default=None)
+    ends = [end for end in map(_end, fresh) if end]
     return {
         "run_id": run_id,
+        "suanli": _version(),
         "name": plan.get("name"),
         "task": plan.get("task"),
         "started_at": started,
@@ -226,9 +239,12 @@ def _run(run_id: str, plan: Json, reports: dict[str, Json]) -> Json:
     }
 
 
-def _end(report: Json) -> str:
-    start = datetime.fromisoformat(report["started_at"]).astimezone(UTC)
-    end = start + timedelta(seconds=float(report.get("seconds", {}).get("total", 0.0)))
+def _end(report: Json) -> str | None:
+    try:
+        start = datetime.fromisoformat(report["started_at"]).astimezone(UTC)
+        end = start + timedelta(seconds=float((report.get("seconds") or {}).get("total") or 0.0))
+    except (TypeError, ValueError, OverflowError):  # a damaged step report
+        return None
     return end.isoformat(timespec="seconds")
 
 
@@ -244,11 +260,16 @@ def _hardware(reports: dict[str, Json]) -> Json:
 def _reproduce(plan: Json) -> list[str]:
     """Commands that do it again; the page shows the spec that they need."""
     spec = f"{plan.get('name')}.yaml"
-    commands = [f"suanli plan {spec} --explain", f"suanli run {spec}"]
+    here = any(step.get("node") == "here" for step in plan["steps"])
+    again = f"suanli run {spec}" if here else f"suanli submit {spec} --host URL --wait"
+    return [f"suanli plan {spec} --explain{' --here' if here else ''}", again]
+
+
+def _version() -> str | None:
     try:
-        return [f"pip install suanli=={metadata.version('suanli')}", *commands]
+        return metadata.version("suanli")
     except metadata.PackageNotFoundError:  # run from a source tree
-        return commands
+        return None
 
 
 def _notes(plan: Json, reports: dict[str, Json]) -> list[Json]:

@@ -18,6 +18,7 @@ def decision(plan: Json) -> Json:
     rest.sort(key=lambda a: (a.get("usd") is None, a.get("usd") or 0.0, a.get("seconds", 0.0)))
     train = next((s for s in plan["steps"] if s["kind"] == "train"), None)
     usd = plan.get("usd")
+    objective = plan.get("spec", {}).get("objective") or {}
     one_node = one_node_usd(plan, train)
     return {
         "one_node_usd": one_node,
@@ -28,11 +29,22 @@ def decision(plan: Json) -> Json:
         "why": train["why"] if train else "",
         "seconds": plan.get("seconds"),
         "usd": plan.get("usd"),
+        "deadline_s": _seconds(objective.get("deadline")),
+        "budget_usd": objective.get("budget_usd"),
         "first_order": plan.get("first_order") or {},
         "candidates": plan.get("candidates", {}),
         "alternatives": front + rest[:MAX_DOMINATED],
         "alternatives_left_out": max(0, len(rest) - MAX_DOMINATED),
     }
+
+
+def _seconds(deadline: Any) -> int | None:
+    from pipelines.spec import parse_duration
+
+    try:
+        return parse_duration(deadline)
+    except (TypeError, ValueError):
+        return None
 
 
 def one_node_usd(plan: Json, train: Json | None) -> float | None:

@@ -91,6 +91,11 @@ def ratio(value: float) -> str:
     return f"{_two(value)}×"
 
 
+def plural(value: int, noun: str) -> str:
+    """``1 error``, ``2 errors``."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
 def brief_percent(value: float) -> str:
     """A round fraction for an axis: ``20 %``."""
     return f"{value * 100:g} %"
@@ -124,9 +129,9 @@ def milliseconds(value: float) -> str:
     return f"{_three(value)} ms"
 
 
-def millicores(value: float) -> str:
-    """CPU as Kubernetes counts it, read as cores: ``1.5 CPU``."""
-    return f"{value / 1000:g} CPU"
+def cores(value: float) -> str:
+    """CPU time a second: ``1.5 cores``."""
+    return f"{value:.3g} cores"
 
 
 def scientific(value: float) -> str:

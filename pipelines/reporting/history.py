@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from components.contract import DataError
 from pipelines.reporting.upgrade import completed
@@ -25,8 +28,10 @@ DEFAULT_QUALITY_DROP = 0.01
 COMPARED_ENDS = 10  # runs at each end of the history whose prediction errors are compared
 
 
-def load_reports(folder: Path) -> tuple[list[Json], list[str]]:
+def load_reports(folder: Path, page: Path | None = None) -> tuple[list[Json], list[str]]:
     """Read every ``report.json`` below `folder`; returns receipts and what could not be read.
+
+    `page` is the file that the history goes to; it links to each receipt's own page from there.
 
     Raises:
         DataError: there is no receipt at all.
@@ -37,9 +42,14 @@ def load_reports(folder: Path) -> tuple[list[Json], list[str]]:
             continue  # the store's copy of what the run folders hold
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            reports.append(completed(document, source=str(path)))
-        except (OSError, ValueError, DataError) as error:
+            report = completed(document, source=str(path))
+            reports.append({**report, "page": _address(path.with_suffix(".html"), page)})
+        except (OSError, ValueError, RecursionError, DataError) as error:
             problems.append(f"{path.relative_to(folder)}: {error}")
+    for path in sorted(folder.glob("*/*/run.json")):
+        if not path.with_name("report.json").exists():
+            where = path.parent.relative_to(folder)
+            problems.append(f"{where}: no receipt yet; `suanli report` makes one of what is there")
     if not reports:
         raise DataError(
             f"{folder}: no readable report.json below it", remedy="give the --workdir of some runs"
@@ -47,18 +57,32 @@ def load_reports(folder: Path) -> tuple[list[Json], list[str]]:
     return reports, problems
 
 
+def _address(receipt: Path, page: Path | None) -> str | None:
+    """The relative address of a receipt's page; it can't be taken for another scheme."""
+    if page is None or not receipt.exists():
+        return None
+    relative = os.path.relpath(receipt.resolve(), page.resolve().parent)
+    return "./" + quote(Path(relative).as_posix())
+
+
 def history(reports: Iterable[Json], problems: Iterable[str] = ()) -> Json:
     """Return rows (oldest first) with regressions marked, and what they amount to."""
     rows = [_row(completed(report)) for report in reports]
     rows.sort(key=lambda row: (row["started_at"] or "", row["run_id"] or ""))
     earlier: dict[str, list[Json]] = {}
+    calibrated: dict[str, str | None] = {}
     for number, row in enumerate(rows, start=1):
         before = earlier.setdefault(row["name"], [])
         row["number"] = number
+        row["recalibrated"] = (
+            row["name"] in calibrated and row["calibration_hash"] != calibrated[row["name"]]
+        )
+        calibrated[row["name"]] = row["calibration_hash"]
         row["regressions"] = _regressions(row, before[-WINDOW:])
         if row["status"] == "succeeded":
             before.append(row)
-    names = sorted({row["name"] for row in rows}, key=lambda n: -sum(r["name"] == n for r in rows))
+    counts = Counter(row["name"] for row in rows)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
     return {
         "schema_version": 1,
         "rows": rows,
@@ -88,6 +112,8 @@ def _row(report: Json) -> Json:
         "times_faster": report["verdict"]["times_faster"],
         "failed_step": (report["error"] or {}).get("step"),
         "calibration": run["calibration"].get("observations"),
+        "calibration_hash": run["calibration"].get("hash"),
+        "page": report.get("page"),
     }
 
 

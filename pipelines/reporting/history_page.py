@@ -11,12 +11,14 @@ from pipelines.reporting.charts import axes, dots, line, thin_out
 from pipelines.reporting.history import WINDOW, history
 from pipelines.reporting.html import page
 from pipelines.reporting.markup import Markup, embedded_json, escape, join, name, number, table, tag
-from pipelines.reporting.scale import linear
+from pipelines.reporting.scale import Scale, linear
 from pipelines.reporting.sections_result import section
 from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS
 
 Json = dict[str, Any]
 SMOOTHED_PARTS = 40  # the line of a long history is a median over this share of it
+SHOWN_REGRESSIONS = 8
+SHOWN_CALIBRATIONS = 30  # more rules than that would be a hatching
 SHOWN_NAMES = 6  # specs with charts of their own; the table has every run
 PANELS: tuple[tuple[str, str, figures.Formatter], ...] = (
     ("usd", "cost of a run", figures.usd),
@@ -32,7 +34,7 @@ AXIS: dict[figures.Formatter, figures.Formatter] = {figures.percent: figures.bri
 def history_html(reports: Iterable[Json], problems: Iterable[str] = ()) -> str:
     """Return the page over `reports` (report.json documents, any readable version, any order)."""
     story = history(reports, problems)
-    parts = [_header(story)]
+    parts = [_header(story), _worse(story["rows"])]
     for index, group in enumerate(story["names"][:SHOWN_NAMES]):
         rows = [row for row in story["rows"] if row["name"] == group["name"]]
         parts.append(_group(group, rows, f"spec-{index}"))
@@ -46,10 +48,10 @@ def history_html(reports: Iterable[Json], problems: Iterable[str] = ()) -> str:
 
 def _header(story: Json) -> Markup:
     total = story["all"]
-    words = [number(total["runs"], figures.count), " runs, "]
-    words += [number(total["succeeded"], figures.count), " succeeded"]
+    words = [*_plural(total["runs"], "run"), ", "]
+    words += [number(total["succeeded"], figures.count), "\u00a0succeeded"]
     if total["usd"] is not None:
-        words += [", ", number(total["usd"], figures.usd), " spent"]
+        words += [", ", number(total["usd"], figures.usd), "\u00a0spent"]
     tiles = []
     if total["first_error"] is not None:
         value = number(total["last_error"], figures.percent)
@@ -69,13 +71,40 @@ def _header(story: Json) -> Markup:
     )
 
 
+def _plural(count: int, noun: str) -> list[object]:
+    return [number(count, figures.count), f" {noun}" if count == 1 else f" {noun}s"]
+
+
+def _worse(rows: list[Json]) -> Markup:
+    """The newest regressions, before any chart."""
+    found = [row for row in reversed(rows) if row["regressions"]][:SHOWN_REGRESSIONS]
+    items = []
+    for row in found:
+        words = join([_change(item) for item in row["regressions"]], "; ")
+        items.append(tag("li", _run(row), " of ", name(row["name"]), ": ", words))
+    listed = tag("ul", *items, class_="notes") if items else None
+    lead = "The newest runs that did worse than those before them."
+    return section("Got worse", lead, listed, id_="worse")
+
+
+def _change(item: Json) -> Markup:
+    unit = _unit(item["what"])
+    value, usual = (number(item[key], unit) for key in ("value", "usual"))
+    return join([item["what"], " ", value, tag("span", ", usually ", usual, class_="soft")])
+
+
+def _run(row: Json) -> Markup:
+    """A run by number and id, with a link to its own page where there is one."""
+    words = join([number(row["number"], figures.count), " ", name(row["run_id"] or "")])
+    return tag("a", words, href=row["page"]) if row["page"] else words
+
+
 def _tile(title: str, value: object, note: object) -> Markup:
     return tag("div", tag("dt", title), tag("dd", value, class_="big"), tag("dd", note))
 
 
 def _group(group: Json, rows: list[Json], id_: str) -> Markup:
-    lead: list[object] = [number(group["runs"], figures.count), " runs, "]
-    lead += [number(group["regressed"], figures.count), " regressions."]
+    lead = [*_plural(group["runs"], "run"), ", ", *_plural(group["regressed"], "regression"), "."]
     panels = []
     for key, title, formatter in PANELS:
         if key == "seconds" and group["usd"] is not None:
@@ -101,10 +130,12 @@ def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter)
     for run_number, value, row in points:
         marked = any(item["what"] == what for item in row["regressions"])
         (worse if marked else usual).append((run_number, value))
+    marks = _calibrations(rows, x) if key == "prediction_error" else []
     smooth = thin_out(_running_median([(a, b) for a, b, _ in points]))
     plot = tag(
         "div",
         axes(x, y, figures.count, AXIS.get(formatter, formatter)),
+        *marks,
         dots(usual, x, y, "runs"),
         line(smooth, x, y, "series"),
         dots(worse, x, y, "runs worse"),
@@ -112,8 +143,19 @@ def _panel(rows: list[Json], key: str, title: str, formatter: figures.Formatter)
     )
     last = number(points[-1][1], formatter)
     first = number(points[0][1], formatter)
-    caption = tag("figcaption", tag("b", title), " · from ", first, " to ", last)
+    learnt = "; dashed: a new calibration" if marks else ""
+    values = tag("span", " ", first, " → ", last, learnt, class_="sub")
+    caption = tag("figcaption", tag("b", title), values)
     return tag("figure", caption, plot, class_="plot panel")
+
+
+def _calibrations(rows: list[Json], x: Scale) -> list[Markup]:
+    """A rule where the runs began to use another calibration."""
+    moments = [row["number"] for row in rows if row["recalibrated"]]
+    return [
+        tag("i", class_="learnt", style=f"left:{x(moment)}%")
+        for moment in moments[-SHOWN_CALIBRATIONS:]
+    ]
 
 
 def _running_median(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -143,7 +185,7 @@ def _line(row: Json) -> list[object]:
     worse = [join([item["what"], " (usually ", number(item["usual"], _unit(item["what"])), ")"])
              for item in row["regressions"]]  # fmt: skip
     return [
-        join([number(row["number"], figures.count), " ", name(row["run_id"] or "")]),
+        _run(row),
         name(row["name"]),
         escape(ended),
         number(row["usd"], figures.usd),

@@ -11,12 +11,14 @@ from typing import Any
 from pipelines.reporting import sections_plan as plan
 from pipelines.reporting import sections_result as result
 from pipelines.reporting import verdict
+from pipelines.reporting.charts import thin_out
 from pipelines.reporting.markup import Markup, embedded_json, escape, join, tag
 from pipelines.reporting.upgrade import completed
 
 Json = dict[str, Any]
 ASSETS = Path(__file__).parent / "assets"
 LANGUAGE = "en"
+MAX_CARRIED_LABELS = 200
 
 
 def render_html(report: Json) -> str:
@@ -28,18 +30,32 @@ def render_html(report: Json) -> str:
     report = completed(report)
     gained = [result.variants(report), result.quality(report), result.learning(report)]
     steps = plan.prediction(report)
-    # After a failure the first question is how far it got, not how good it is.
+    # After a failure the first question is how far it got, but a gate is about the variants.
+    broken = report["error"] and report["status"] != "gate_failed"
     parts = [
-        *([steps, *gained] if report["error"] else [*gained, steps]),
+        *([steps, *gained] if broken else [*gained, steps]),
         plan.decision(report),
         plan.storage(report),
         plan.rightsizing(report),
         plan.surroundings(report),
     ]
     title = f"{report['run']['name']} · {report['status']} · suanli"
-    data = tag("script", embedded_json(report), type="application/json", id="report")
+    data = tag("script", embedded_json(_carried(report)), type="application/json", id="report")
     body = join([verdict.header(report), _contents(parts), *parts, data])
     return page(title, body)
+
+
+def _carried(report: Json) -> Json:
+    """The receipt that the page carries: report.json, but for what would make the page heavy.
+
+    A curve has no more points than are drawn, and the matrix of very many labels stays in
+    report.json: the page shows its most frequent confusions.
+    """
+    curves = [{**c, "points": thin_out(c["points"])} for c in report["learning_curve"]]
+    confusion = report["confusion"]
+    if confusion and len(confusion.get("labels") or []) > MAX_CARRIED_LABELS:
+        confusion = {**confusion, "matrix": None}
+    return {**report, "learning_curve": curves, "confusion": confusion}
 
 
 def _contents(parts: list[Markup]) -> Markup:

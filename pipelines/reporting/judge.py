@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -17,12 +18,20 @@ VARIANT_FIGURES = (
 )
 # Memory is requested once and must never run out: keep a fifth above the peak (the margin that
 # autoscalers add after an out-of-memory kill). Below half used, the request is worth lowering.
-MEMORY_MARGIN = 1.2
+MARGIN = 1.2
 LOW_USE = 0.5
+FITS = "fits"
 HIGH_USE = 0.9
 MIB = 1 << 20
 STEP_MIB = 64
 BYTES_KEPT_AT_LEAST = 256 * MIB
+# A core is shared, not lost: CPU is suggested from the average, with the same margin, in quarters
+# of a core. A step this short says nothing about its average.
+CORES_STEP = 0.25
+CPU_SAYS_SECONDS = 2.0
+# A pod gets the cores that it asks for; on a person's machine other programs take their share, and
+# the average says nothing about what a step could use.
+HERE = "here"
 
 
 def judged(report: Json) -> Json:
@@ -34,10 +43,11 @@ def judged(report: Json) -> Json:
     gpu_memory = report["hardware"].get("gpu_memory_bytes") or 0
     monthly = [row.get("usd_per_month") for row in report["storage"]]
     known = bool(monthly) and all(value is not None for value in monthly)
+    predicted = prediction(report["steps"], report["decision"].get("seconds"))
     return {
         **report,
-        "verdict": verdict(report),
-        "prediction": prediction(report["steps"], report["decision"].get("seconds")),
+        "verdict": {**verdict(report), **against_one_node(report, predicted)},
+        "prediction": predicted,
         "progress": progress(report["steps"]),
         "rightsizing": [row for step in report["steps"] for row in rightsizing(step, gpu_memory)],
         "storage_usd_per_month": sum(monthly) if known else None,
@@ -65,6 +75,20 @@ def verdict(report: Json) -> Json:
         "times_throughput": chosen.get("times_throughput") if chosen else None,
         "cost_of_first_order": _divide(spent, first),
     }
+
+
+def against_one_node(report: Json, predicted: Json) -> Json:
+    """What this run cost against the naive plan: the training node kept from start to end.
+
+    The naive price is charged for the time that the run really took, so that both sides had the
+    same surprises.
+    """
+    made = report["decision"]
+    planned = (made.get("seconds") or {}).get("value")
+    hourly = _divide(made.get("one_node_usd"), planned)
+    took, spent = predicted["measured_seconds"], report["cost"]["measured_usd"]
+    naive = hourly * took if hourly is not None and took is not None else None
+    return {"one_node_usd": naive, "times_cheaper_than_one_node": _divide(naive, spent)}
 
 
 def _reference(variants: list[Json]) -> Json | None:
@@ -161,12 +185,15 @@ def rightsizing(step: Json, gpu_memory_bytes: int) -> list[Json]:
     if measured is None:
         return []
     rows = [_memory(step["name"], measured.get("peak_memory_bytes"), requested.get("memory_bytes"))]
+    if step["node"] != HERE:
+        rows.append(_cpu(step["name"], measured, requested.get("cpu_millicores")))
     used = measured.get("peak_gpu_memory_bytes")
     if used and gpu_memory_bytes and requested.get("gpu_count"):
         fraction = used / gpu_memory_bytes
-        advice = "a larger micro-batch or a smaller GPU would do" if fraction < LOW_USE else "fits"
-        rows.append({"step": step["name"], "resource": "GPU memory", "requested": gpu_memory_bytes,
-                     "used": used, "used_fraction": fraction, "suggested": None,
+        advice = "a larger micro-batch or a smaller GPU would do" if fraction < LOW_USE else FITS
+        rows.append({"step": step["name"], "resource": "GPU memory", "unit": "bytes",
+                     "requested": gpu_memory_bytes, "used": used, "used_fraction": fraction,
+                     "suggested": None, "fits": fraction >= LOW_USE,
                      "advice": advice})  # fmt: skip
     return [row for row in rows if row]
 
@@ -175,7 +202,7 @@ def _memory(name: str, used: int | None, asked: int | None) -> Json | None:
     if not used or not asked:
         return None
     fraction = used / asked
-    blocks = -(-int(max(used * MEMORY_MARGIN, BYTES_KEPT_AT_LEAST)) // (STEP_MIB * MIB))
+    blocks = -(-int(max(used * MARGIN, BYTES_KEPT_AT_LEAST)) // (STEP_MIB * MIB))
     suggested = blocks * STEP_MIB * MIB
     if fraction > 1:
         advice = "used more than it asked for: a pod would have been killed"
@@ -184,13 +211,41 @@ def _memory(name: str, used: int | None, asked: int | None) -> Json | None:
     elif fraction < LOW_USE and suggested < asked:
         advice = "asks for more than it needs"
     else:
-        advice, suggested = "fits", asked
+        advice, suggested = FITS, asked
     return {
         "step": name,
         "resource": "memory",
+        "unit": "bytes",
         "requested": asked,
         "used": used,
         "used_fraction": fraction,
         "suggested": suggested,
+        "fits": advice == FITS,
+        "advice": advice,
+    }
+
+
+def _cpu(name: str, measured: Json, asked_millicores: float | None) -> Json | None:
+    """Average cores in use against the cores asked for; never advice against a fraction of one."""
+    spent, seconds = measured.get("cpu_seconds"), measured.get("seconds")
+    if spent is None or not asked_millicores or not seconds or seconds < CPU_SAYS_SECONDS:
+        return None
+    used, asked = spent / seconds, asked_millicores / 1000
+    fraction = used / asked
+    suggested = math.ceil(used * MARGIN / CORES_STEP) * CORES_STEP
+    advice = FITS
+    if fraction < LOW_USE and suggested < asked:
+        advice = "leaves cores idle"
+    elif fraction > HIGH_USE:
+        advice = "uses all it has: more cores may be quicker"
+    return {
+        "step": name,
+        "resource": "CPU",
+        "unit": "cores",
+        "requested": asked,
+        "used": used,
+        "used_fraction": fraction,
+        "suggested": suggested if advice == "leaves cores idle" else asked,
+        "fits": advice != "leaves cores idle",
         "advice": advice,
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.reporting import figures
+from pipelines.reporting.deck import as_text, deck
 from pipelines.reporting.markup import plain
 from pipelines.reporting.upgrade import completed
-from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS, kept_words
+from pipelines.reporting.words import METRIC_NAMES, STATUS_WORDS, kept_words, worth_saying
 
 Json = dict[str, Any]
 # Characters that Markdown or the HTML inside it would act on.
@@ -24,6 +25,7 @@ def render_markdown(report: Json) -> str:
     report = completed(report)
     parts = [f"## {text(report['run']['name'])}: {STATUS_WORDS.get(report['status'], '')}"]
     parts.append(_error(report["error"]) if report["error"] else _verdict(report))
+    parts.append(text(as_text(deck(report))))
     if report["variants"]:
         parts.append(_variants(report))
     parts += [_steps(report), _cost(report["cost"])]
@@ -46,7 +48,7 @@ def _verdict(report: Json) -> str:
     gains = [
         f"{figures.show(verdict[key], figures.ratio)} {word}"
         for key, word in (("times_smaller", "smaller"), ("times_faster", "faster"))
-        if figures.is_number(verdict[key]) and verdict["selected"] != verdict["reference"]
+        if worth_saying(verdict[key]) and verdict["selected"] != verdict["reference"]
     ]
     return f"**{text(report['selected'])}** {verb} {', '.join([kept, *gains])}\\."
 

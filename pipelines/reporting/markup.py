@@ -18,6 +18,7 @@ from pipelines.reporting import figures
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufeff]"
 )
+LONG_NAME = 28  # characters beyond which a name may break over lines
 _VOID = {"br", "hr", "img", "link", "meta", "path", "line", "rect", "circle", "polyline"}
 
 
@@ -64,7 +65,8 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 def name(value: object) -> Markup:
     """A name that came from outside (label, node, run), isolated from the text around it."""
     text = plain(value)
-    return tag("bdi", text if text.strip() else f"“{text}”")
+    long = len(text) > LONG_NAME
+    return tag("bdi", text if text.strip() else f"“{text}”", class_="long" if long else None)
 
 
 def code(value: object) -> Markup:
@@ -73,10 +75,14 @@ def code(value: object) -> Markup:
 
 
 def number(value: object, formatter: figures.Formatter) -> Markup:
-    """A number of report.json: readable text, with the exact value kept in the element."""
+    """A number of report.json: readable text, with the exact value kept in the element.
+
+    Its spaces do not break, so that a unit never stands alone on the next line.
+    """
     if not figures.is_number(value):
         return tag("span", figures.MISSING, class_="none")
-    return tag("data", figures.show(value, formatter), value=json.dumps(value))
+    words = figures.show(value, formatter).replace(" ", "\u00a0")
+    return tag("data", words, value=json.dumps(value))
 
 
 def table(
@@ -88,24 +94,29 @@ def table(
     text: Collection[int] = (0,),
     class_: str = "",
     sortable: bool = False,
+    cards: bool = False,
 ) -> Markup:
     """A table whose first column heads its rows; columns not in `text` hold numbers.
 
-    The caption is read by screen readers; the scroll box can be reached by keyboard.
+    The caption is read by screen readers; the scroll box can be reached by keyboard. With `cards`
+    each row becomes a card of named figures where the page is too narrow for its columns.
     """
     sides = ["text" if index in text else "figure" for index in range(len(heads))]
     head = [tag("th", h, scope="col", class_=s) for h, s in zip(heads, sides, strict=True)]
     body = []
     for index, row in enumerate(rows):
         cells = [tag("th", row[0], scope="row", class_="text")]
-        cells += [tag("td", c, class_=s) for c, s in zip(row[1:], sides[1:], strict=True)]
+        cells += [
+            tag("td", c, class_=s, data_label=h if cards else None)
+            for c, s, h in zip(row[1:], sides[1:], heads[1:], strict=True)
+        ]
         body.append(tag("tr", *cells, class_=row_classes[index] if row_classes else None))
     inner = tag(
         "table",
         tag("caption", caption, class_="hidden"),
         tag("thead", tag("tr", *head)),
         tag("tbody", *body),
-        class_=class_ or None,
+        class_=f"{class_} {'cards' if cards else ''}".strip() or None,
         data_sortable=sortable,
     )
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)

@@ -33,10 +33,13 @@ def table_of(selection: Json | None, evaluations: dict[str, Json], name: str) ->
     return table
 
 
-def variants_of(plan: Json, selection: Json | None, evaluations: dict[str, Json]) -> list[Json]:
-    """The rows that select wrote; before it ran, a row for each variant from its evaluation."""
-    if selection is not None:
-        return list(selection["variants"])
+def variants_of(
+    plan: Json, selection: Json | None, evaluations: dict[str, Json], refused: Json | None
+) -> list[Json]:
+    """The rows that select wrote, `refused` when it took none of them; before it ran, a row for
+    each variant from its evaluation."""
+    if selection is not None or refused is not None:
+        return list((selection or refused or {}).get("variants", []))
     rows = []
     for name in plan.get("variants", []):
         found = evaluations.get(name, {})

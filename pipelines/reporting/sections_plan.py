@@ -9,11 +9,14 @@ import yaml
 from pipelines.reporting import charts, figures, pareto, tracks
 from pipelines.reporting.markup import Markup, code, escape, join, name, number, table, tag
 from pipelines.reporting.sections_result import section
+from pipelines.reporting.words import sentence
 
 Json = dict[str, Any]
 # How people write a spec: who, what, then how.
 SPEC_KEYS = ("schema_version", "name", "task", "model", "data", "training", "compression",
              "serving", "objective", "storage", "tracking")  # fmt: skip
+# Artifacts named by their content: the same bytes again, or not.
+OUTPUTS = {"ingest": "Dataset", "select": "Selected model", "publish": "Published folder"}
 SPEC_ORDER = {key: index for index, key in enumerate(SPEC_KEYS)}
 
 
@@ -31,7 +34,9 @@ def prediction(report: Json) -> Markup:
     heads = ["step", "predicted", "80 % interval", "measured", "error", "memory predicted",
              "memory measured", "predicted USD", "measured USD"]  # fmt: skip
     details = tag(
-        "details", tag("summary", "Every figure"), table("Predicted and measured", heads, rows)
+        "details",
+        tag("summary", "Every figure"),
+        table("Predicted and measured", heads, rows, cards=True),
     )
     chart = tracks.intervals(steps)
     return section("Predicted, measured", join(lead), chart, details, _phases(steps), id_="steps")
@@ -104,13 +109,17 @@ def _considered(made: Json) -> Markup:
 
 def _decided(made: Json, id_: str) -> list[Markup | None]:
     """Reason, plot, table and first-order formula of one decision."""
-    why = tag("p", escape(made["why"]), class_="why") if made["why"] else None
+    why = tag("p", escape(sentence(made["why"])), class_="why") if made["why"] else None
     rows = [_alternative_row(a) for a in made["alternatives"]]
     classes = ["chosen" if a["chosen"] else "" for a in made["alternatives"]]
     heads = ["way to run", "capacity", "time", "USD", "risk", "why, or why not"]
     caption = "Alternatives" if id_ == "front" else "Alternatives with any hardware"
-    listed = table(caption, heads, rows, row_classes=classes, text=(0, 1, 5)) if rows else None
-    plot = pareto.pareto(made["alternatives"], id_)
+    listed = (
+        table(caption, heads, rows, row_classes=classes, text=(0, 1, 5), cards=True)
+        if rows
+        else None
+    )
+    plot = pareto.pareto(made, id_)
     if listed and plot:
         listed = tag("details", tag("summary", "The same as a table"), listed)
     return [why, _naive(made), plot or None, listed, _first_order(made)]
@@ -177,32 +186,49 @@ def storage(report: Json) -> Markup:
     lead: list[object] = ["Where each artifact is kept, chosen by how often it is read."]
     if figures.is_number(report["storage_usd_per_month"]):
         lead += [" ", number(report["storage_usd_per_month"], figures.usd), " a month in all."]
-    made = table("Storage", heads, rows, text=(0, 1, 4)) if rows else None
+    made = table("Storage", heads, rows, text=(0, 1, 4), cards=True) if rows else None
     return section("Storage", join(lead), made, id_="storage")
 
 
+UNITS: dict[str, figures.Formatter] = {"bytes": figures.bytes_, "cores": figures.cores}
+
+
 def rightsizing(report: Json) -> Markup:
+    """Requests worth changing; those that fit stand folded below them."""
+    lead = "What each step asked for, what it used, and what to ask for next time."
+    rows = report["rightsizing"]
+    wrong = [row for row in rows if not row["fits"]]
+    fitting = [row for row in rows if row["fits"]]
+    parts = []
+    if wrong:
+        parts.append(_sizes("Rightsizing", wrong))
+    elif fitting:
+        parts.append(tag("p", "Every request fits what was used."))
+    if fitting:
+        table_ = _sizes("Requests that fit", fitting)
+        parts.append(tag("details", tag("summary", "Requests that fit"), table_))
+    return section("Rightsizing", lead, *parts, id_="rightsizing")
+
+
+def _sizes(caption: str, found: list[Json]) -> Markup:
     rows, classes = [], []
-    for row in report["rightsizing"]:
-        classes.append("warn" if row["used_fraction"] > 1 else "")
-        use = join(
-            [number(row["used_fraction"], figures.percent), charts.bar(row["used_fraction"])]
-        )
+    for row in found:
+        unit = UNITS.get(row["unit"], figures.count)
+        fraction = row["used_fraction"]
+        classes.append("warn" if row["unit"] == "bytes" and fraction > 1 else "")
         rows.append(
             [
                 name(row["step"]),
                 escape(row["resource"]),
-                number(row["requested"], figures.bytes_),
-                number(row["used"], figures.bytes_),
-                use,
-                escape(row["advice"]),
-                number(row["suggested"], figures.bytes_),
+                number(row["requested"], unit),
+                number(row["used"], unit),
+                join([number(fraction, figures.percent), charts.bar(fraction)]),
+                number(row["suggested"], unit),
+                tag("span", escape(row["advice"]), class_="reason"),
             ]
         )
-    heads = ["step", "what", "asked", "used at peak", "of the request", "advice", "next time"]
-    made = table("Rightsizing", heads, rows, row_classes=classes, text=(0, 1, 5)) if rows else None
-    lead = "What each step asked for, what it used, and what to ask for next time."
-    return section("Rightsizing", lead, made, id_="rightsizing")
+    heads = ["step", "what", "asked", "used", "of the request", "next time", "because"]
+    return table(caption, heads, rows, row_classes=classes, text=(0, 1, 6), cards=True)
 
 
 def surroundings(report: Json) -> Markup:
@@ -225,16 +251,17 @@ def surroundings(report: Json) -> Markup:
             ]
             facts.append(("GPU", join(gpus)))
         versions = hardware.get("versions") or {}
-        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+        versions = {"suanli": report["run"]["suanli"], **versions}
+        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v)))
     facts.append(("Plan", code(report["plan_hash"])))
     facts.append(("Run", code(report["run"]["run_id"])))
     catalog = report["run"]["catalog"]
     if catalog.get("date"):
         facts.append(("Prices of", escape(catalog["date"])))
     facts += [
-        (f"Output of {step['name']}", code(step["output"]))
+        (OUTPUTS[step["kind"]], code(step["output"]))
         for step in report["steps"]
-        if step["output"] and step["kind"] in ("select", "publish")
+        if step["output"] and step["kind"] in OUTPUTS
     ]
     facts += [(key, code(path)) for key, path in _artifact_rows(report)]
     listed = tag("dl", *(join([tag("dt", k), tag("dd", v)]) for k, v in facts), class_="facts")
@@ -251,7 +278,7 @@ def surroundings(report: Json) -> Markup:
 
 def _artifact_rows(report: Json) -> list[tuple[str, str]]:
     words = {
-        "model": "Published",
+        "model": "Model folder",
         "onnx": "ONNX model",
         "pipeline_yaml": "Pipeline",
         "plan": "Plan file",

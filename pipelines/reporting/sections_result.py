@@ -49,7 +49,7 @@ def variants(report: Json) -> Markup:
         lead += f" Ran on {', '.join(providers)}."
     chart = tracks.latencies(measured, limit)
     title = tag("h3", "Latency of one request") if chart else None
-    made = table("Variants", heads, rows, row_classes=classes)
+    made = table("Variants", heads, rows, row_classes=classes, cards=True)
     return section("Variants", lead, made, _more(measured), title, chart, id_="variants")
 
 
@@ -71,7 +71,7 @@ def _more(measured: list[Json]) -> Markup:
         )
     heads = ["variant", "provider that ran", "largest difference to PyTorch",
              "p50 with tokenising", "p99 with tokenising", "tokens/s", "peak memory"]  # fmt: skip
-    made = table("More about each variant", heads, rows, text=(0, 1))
+    made = table("More about each variant", heads, rows, text=(0, 1), cards=True)
     return tag("details", tag("summary", "Every figure"), made)
 
 
@@ -184,16 +184,16 @@ def learning(report: Json) -> Markup:
     panels = [panel for series in report["learning_curve"] for panel in _panels(series)]
     main = report["quality"].get("metric")
     panels.sort(key=lambda panel: (panel[0] != main, panel[0] != "loss"))
-    drawn = [charts.curve(title, points) for _, title, points in panels[:MAX_PANELS]]
+    drawn = [charts.curve(*panel[1:]) for panel in panels[:MAX_PANELS]]
     grid = tag("div", *drawn, class_="panels") if drawn else None
     return section("Learning", "How the loss and the scores went.", grid, id_="learning")
 
 
-Panel = tuple[str, str, list[tuple[float, float]]]
+Panel = tuple[str, str, str, list[tuple[float, float]]]
 
 
 def _panels(series: Json) -> list[Panel]:
-    """Return (figure, title, points) of each figure that the series holds."""
+    """Return (figure, its name, step and axis, points) of each figure that the series holds."""
     points = [p for p in series["points"] if isinstance(p, dict)]
     keys = {key for point in points for key in point}
     x_name = next((key for key in ("epoch", "step", "x") if key in keys), None)
@@ -205,5 +205,5 @@ def _panels(series: Json) -> list[Panel]:
                 if figures.is_number(p.get(x_name)) and figures.is_number(p.get(key))]  # fmt: skip
         if len(line) > 1:
             words = METRIC_NAMES.get(key, plain(key).replace("_", " "))
-            made.append((key, f"{plain(series['step'])} · {words} by {x_name}", line))
+            made.append((key, words, f"{plain(series['step'])}, by {x_name}", line))
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.reporting import figures
-from pipelines.reporting.markup import Markup, join, name, number, tag
+from pipelines.reporting.markup import Markup, name, number, tag
 from pipelines.reporting.scale import Scale, linear, logarithmic, time_ticks
 
 Json = dict[str, Any]
@@ -19,7 +19,7 @@ def intervals(steps: list[Json]) -> Markup:
     if not values:
         return Markup()
     scale = logarithmic(values, margin=0.03)
-    rows = [_interval_row(step, scale) for step in steps]
+    rows = [_heads("measured", "predicted"), *(_interval_row(step, scale) for step in steps)]
     ticks = [
         tag("span", figures.brief_seconds(t), class_="tick x", style=f"left:{scale(t)}%")
         for t in time_ticks(scale)
@@ -33,7 +33,19 @@ def intervals(steps: list[Json]) -> Markup:
         tag("span", tag("i", class_="key dot miss"), "measured, outside the interval"),
         class_="legend",
     )
-    return tag("figure", legend, *rows, axis, class_="intervals")
+    return tag("figure", legend, *rows, axis, class_="intervals two")
+
+
+def _heads(*names: str) -> Markup:
+    """What the figures at the end of each row are."""
+    cells = [tag("span", name, class_="words soft") for name in names]
+    return tag("div", tag("span", class_="who"), *cells, class_="row heads", aria_hidden="true")
+
+
+def _said(value: object, word: str, class_: str = "") -> Markup:
+    """One figure at the end of a row; its column's name is read out with it."""
+    hidden = tag("span", f" {word} ", class_="hidden")
+    return tag("span", value, hidden, class_=f"words {class_}".strip())
 
 
 def _interval_row(step: Json, scale: Scale) -> Markup:
@@ -49,19 +61,21 @@ def _interval_row(step: Json, scale: Scale) -> Markup:
         state = "dot" if comparison["within_interval"] else "dot miss"
         state += " cached" if step["cached"] else ""
         marks.append(tag("i", class_=state, style=f"left:{scale(measured['seconds'])}%"))
-    words = [
-        number(measured["seconds"], figures.seconds) if measured else tag("i", step["state"]),
-        tag("span", " of ", number(predicted["seconds"], figures.seconds), class_="soft"),
-    ]
-    if step["cached"]:
-        words.append(tag("span", " reused", class_="soft"))
+    reused = tag("span", " reused", class_="state") if step["cached"] else ""
+    took = number(measured["seconds"], figures.seconds) if measured else None
+    ending = tag("span", step["state"], class_="state")
     return tag(
         "div",
-        tag("span", name(step["name"]), class_="who"),
+        tag("span", name(step["name"]), reused, class_="who"),
         tag("div", *marks, class_="track", aria_hidden="true"),
-        tag("span", *words, class_="words"),
-        class_="row",
+        _said(took or ending, "measured"),
+        _said(number(predicted["seconds"], figures.seconds), "predicted", "soft"),
+        class_=f"row {_row_class(step)}".strip(),
     )
+
+
+def _row_class(step: Json) -> str:
+    return {"done": "", "failed": "failed", "broken off": "failed"}.get(step["state"], "later")
 
 
 def latencies(variants: list[Json], limit_ms: float | None) -> Markup:
@@ -87,7 +101,9 @@ def latencies(variants: list[Json], limit_ms: float | None) -> Markup:
         legend.append(tag("span", tag("i", class_="key limit"), wording))
         if not near:
             legend[-1] = tag("span", wording, ", beyond this axis")
-    return tag("figure", tag("p", *legend, class_="legend"), *body, axis, class_="intervals")
+    heads = _heads("p50", "p90", "p99")
+    words = tag("p", *legend, class_="legend")
+    return tag("figure", words, heads, *body, axis, class_="intervals three")
 
 
 def _quantiles(row: Json) -> list[Any]:
@@ -106,11 +122,13 @@ def _latency_row(row: Json, scale: Scale, limit_ms: float | None) -> Markup:
     ]
     if limit_ms is not None:
         marks.append(tag("i", class_="limit", style=f"left:{scale(limit_ms)}%"))
-    words = join([number(v, figures.milliseconds) for v in (p50, p90, p99)], " · ")
     return tag(
         "div",
         tag("span", name(row["name"]), class_="who"),
         tag("div", *marks, class_="track", aria_hidden="true"),
-        tag("span", words, class_="words"),
+        *(
+            _said(number(value, figures.milliseconds), word)
+            for word, value in (("p50", p50), ("p90", p90), ("p99", p99))
+        ),
         class_="row",
     )

@@ -35,14 +35,16 @@ ABSENT: Json = {
     "artifacts": {},
     "reproduce": [],
 }
-RUN = ("run_id", "name", "task", "started_at", "finished_at")
+RUN = ("run_id", "suanli", "name", "task", "started_at", "finished_at")
 QUALITY = ("metric", "split", "tuned", "selected", "ci95", "p_drop_exceeds_budget",
            "max_quality_drop")  # fmt: skip
 COST = ("predicted_usd", "predicted_low_usd", "predicted_high_usd", "measured_usd", "reused_usd",
         "first_order_usd")  # fmt: skip
-DECISION = ("node", "capacity", "nodes", "seconds", "usd", "one_node_usd", "times_cheaper")
+DECISION = ("node", "capacity", "nodes", "seconds", "usd", "one_node_usd", "times_cheaper",
+            "deadline_s", "budget_usd")  # fmt: skip
 PREDICTED = ("seconds", "low", "high", "peak_memory_bytes", "usd")
-MEASURED = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "usd", "started_at")
+MEASURED = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "cpu_seconds", "usd",
+            "started_at")  # fmt: skip
 
 
 def completed(report: Any, *, source: str = "report.json") -> Json:

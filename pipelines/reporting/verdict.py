@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.reporting import charts, figures
+from pipelines.reporting.deck import deck as sentence
 from pipelines.reporting.markup import Markup, code, escape, join, name, number, tag
-from pipelines.reporting.words import STATUS_WORDS, figure_of, kept_words, metric_name
+from pipelines.reporting.words import STATUS_WORDS, figure_of, kept_words, metric_name, worth_saying
 
 Json = dict[str, Any]
 
@@ -32,6 +33,7 @@ def header(report: Json) -> Markup:
         "header",
         tag("p", *_spaced([badge, *facts]), class_="eyebrow"),
         failure(report) if report["error"] else headline(report),
+        deck(report) or "",
         tiles(report),
         class_="verdict",
     )
@@ -69,40 +71,42 @@ def headline(report: Json) -> Markup:
     gains = []
     if verdict["selected"] != verdict["reference"]:
         for key, word in (("times_smaller", "smaller"), ("times_faster", "faster")):
-            if figures.is_number(verdict[key]):
+            if worth_saying(verdict[key]):
                 gains.append(join([number(verdict[key], figures.ratio), f" {word}"]))
     if gains:
         parts += [", ", join(gains, " and ")]
     return tag("h1", *parts, ".")
 
 
+FAILED_HEADLINES = {
+    "gate_failed": "No variant passed the gate at ",
+    "infeasible": "Nothing fits: stopped at ",
+}
+
+
 def failure(report: Json) -> Markup:
-    """What went wrong, what to do, how far it got, what is not lost."""
-    error, done = report["error"], report["progress"]
-    kept = join(
-        [
-            number(done["done"], figures.count),
-            " of ",
-            number(done["steps"], figures.count),
-            " steps finished; a new run of the same spec takes them over and repeats none.",
-        ]
-    )
-    return join(
-        [
-            tag("h1", "Stopped at ", tag("b", name(error["step"])), "."),
-            tag(
-                "div",
-                tag("p", escape(error["message"]), class_="message"),
-                tag("p", tag("b", "What to do: "), escape(error["remedy"]))
-                if error.get("remedy")
-                else None,
-                tag("p", kept, class_="soft"),
-                class_="failure",
-                role="group",
-                aria_label="Error",
-            ),
-        ]
-    )
+    """What went wrong and what to do."""
+    error = report["error"]
+    # A gate's message brings a table along; only its first line is a sentence.
+    first, _, rest = str(error.get("message") or "no message").strip().partition("\n")
+    if report["status"] == "gate_failed" and report["variants"]:
+        rest = ""  # the section right below tells the same, variant by variant
+    remedy = error.get("remedy")
+    parts = [
+        tag("p", escape(first), class_="message"),
+        tag("pre", escape(rest.strip("\n"))) if rest.strip() else None,
+        tag("p", tag("b", "What to do: "), escape(remedy)) if remedy else None,
+    ]
+    words = FAILED_HEADLINES.get(report["status"], "Stopped at ")
+    box = tag("div", *(part for part in parts if part), class_="failure", role="group",
+              aria_label="Error")  # fmt: skip
+    return join([tag("h1", words, tag("b", name(error.get("step") or "the start")), "."), box])
+
+
+def deck(report: Json) -> Markup | None:
+    """The second sentence: time and money, and money against the naive plan."""
+    parts = [part if isinstance(part, str) else number(*part) for part in sentence(report)]
+    return tag("p", *parts, class_="deck") if parts else None
 
 
 def tiles(report: Json) -> Markup:
@@ -172,7 +176,8 @@ def _gain_tile(
     ]
     if chosen is reference:
         return _tile(title, number(own, formatter), "fp32 was kept")
-    return _tile(title, join([number(verdict[gain], figures.ratio), f" {word}"]), *pairs)
+    words = word if worth_saying(verdict[gain]) else "of fp32"
+    return _tile(title, join([number(verdict[gain], figures.ratio), f" {words}"]), *pairs)
 
 
 def _time_tile(report: Json) -> Markup | None:
@@ -180,7 +185,8 @@ def _time_tile(report: Json) -> Markup | None:
     if prediction["measured_seconds"] is None:
         return None
     value = number(prediction["measured_seconds"], figures.seconds)
-    notes = [join(["predicted ", number(prediction["predicted_seconds"], figures.seconds)])]
+    ending = " for these steps" if report["error"] else ""
+    notes = [join(["predicted ", number(prediction["predicted_seconds"], figures.seconds), ending])]
     if cached["cached"]:
         reused = [number(cached["cached_seconds"], figures.seconds), " of it reused from "]
         reused += [number(cached["cached"], figures.count), " finished steps"]
@@ -189,18 +195,20 @@ def _time_tile(report: Json) -> Markup | None:
 
 
 def _money_tile(report: Json) -> Markup | None:
-    cost, verdict = report["cost"], report["verdict"]
+    cost = report["cost"]
+    predicted = number(cost["predicted_usd"], figures.usd)
     if cost["measured_usd"] is None:
         if cost["predicted_usd"] is not None:
-            return _tile("Cost", number(cost["predicted_usd"], figures.usd), "predicted")
+            return _tile("Cost", predicted, "predicted")
         hint = join(["give ", code("here_usd_per_hour"), " in the spec"])
         return _tile("Cost", tag("span", "no price", class_="none"), hint)
-    notes = [join(["predicted ", number(cost["predicted_usd"], figures.usd)])]
-    if verdict["cost_of_first_order"] is not None:
+    ending = " for the whole run" if report["error"] else ""
+    notes = [join(["predicted ", predicted, ending])]
+    if figures.is_number(cost["first_order_usd"]):
         first = number(cost["first_order_usd"], figures.usd)
-        notes.append(tag("span", "first-order formula: ", first, class_="soft"))
-    naive = report["decision"]["one_node_usd"]
+        notes.append(tag("span", "first-order formula ", first, class_="soft"))
+    naive = report["verdict"]["one_node_usd"]
     if figures.is_number(naive):
-        words = ["one node throughout: ", number(naive, figures.usd)]
+        words = ["one node throughout ", number(naive, figures.usd)]
         notes.append(tag("span", *words, class_="soft"))
     return _tile("Cost", number(cost["measured_usd"], figures.usd), *notes)

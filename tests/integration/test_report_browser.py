@@ -6,6 +6,7 @@ Both skip visibly otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import tarfile
@@ -14,22 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from components.contract import DataError
+from components.contract import DataError, GateError
 from pipelines.report import collect_report, history_html, render_html
 from tests.browser import CHROMIUM, Browser
-from tests.receipts import HOSTILE, Receipts, hostile_run, many_receipts
+from tests.receipts import HOSTILE, Receipts, hostile_run, many_receipts, rich_plan
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)"),
     pytest.mark.slow,
 ]
 AXE = "axe-core@4.14.1"
-PAGES = ("finished", "failed", "broken-off", "hostile", "history")
+PAGES = ("finished", "failed", "broken-off", "gate-failed", "long-names", "hostile", "history")
 RENDER_SECONDS = 1.0
-LOADS = 3  # the quickest counts: other work on the machine must not decide
-
-
-LOAD_MS = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +40,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("finished", None, None),
         ("failed", "train", DataError("train.conll:7: 3 columns", remedy="give two")),
         ("broken-off", "export-int8", None),
+        ("gate-failed", "select", GateError("none will do\nfp32  0.4", remedy="allow more")),
+        ("long-names", None, None),
     ):
         run = Receipts(folder=folder / name)
+        if name == "long-names":
+            plan = dataclasses.replace(rich_plan(("fp32", "x" * 60)), name="a-long-name" * 12)
+            run = Receipts(folder=folder / name, plan=plan, labels=["O", *("y" * 70, "w " * 40)])
         run.finish_before(until)
         if error and until:
             run.fail(until, error)
@@ -90,25 +92,23 @@ def test_page_loads_quickly_without_error_request_or_overflow(
 ) -> None:
     browser.problems.clear()
     browser.requests.clear()
+    before = browser.render_seconds()
     browser.open(pages[page], width=width)
+    after = browser.render_seconds()  # counts from 0 again where the page got a new process
+    assert (after - before if after > before else after) < RENDER_SECONDS
     assert browser.problems == []
     assert {url.partition(":")[0] for url in browser.requests} <= {"file", "data"}
     assert len([url for url in browser.requests if url.startswith("file:")]) == 1
     assert browser.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    took = []
-    for _ in range(LOADS):
-        took.append(browser.evaluate(LOAD_MS))
-        browser.open(pages[page], width=width)
-    assert min(took) < RENDER_SECONDS * 1000
     assert pages[page].stat().st_size < 2 << 20
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("dark", "width"), [(False, 1440), (True, 390)], ids=["light", "dark"])
 @pytest.mark.parametrize("page", PAGES)
 def test_page_has_no_serious_accessibility_violation(
-    browser: Browser, pages: dict[str, Path], axe: str, page: str, dark: bool
+    browser: Browser, pages: dict[str, Path], axe: str, page: str, dark: bool, width: int
 ) -> None:
-    browser.open(pages[page], dark=dark)
+    browser.open(pages[page], dark=dark, width=width)
     browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     browser.evaluate(f"{axe}; 1")
     found = browser.evaluate(
@@ -142,6 +142,18 @@ def test_front_can_be_walked_by_keyboard(browser: Browser, pages: dict[str, Path
     browser.key("End")
     browser.key("ArrowRight")
     assert "beaten by" in browser.evaluate(readout)
+
+
+def test_the_mouse_finds_the_nearest_point(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["finished"])
+    assert browser.evaluate("document.querySelector('.tip').hidden")
+    browser.hover(".point.naive", dx=14, dy=9)  # beside it: nobody has to hit the dot
+    readout = browser.evaluate("document.querySelector('.readout').textContent")
+    assert "one node kept throughout" in readout
+    assert "the naive plan" in readout
+    tip = browser.evaluate("document.querySelector('.tip').textContent")
+    assert tip.startswith("one node kept throughout · $")
+    assert not browser.evaluate("document.querySelector('.tip').hidden")
 
 
 def test_hostile_strings_run_nothing(browser: Browser, pages: dict[str, Path]) -> None:

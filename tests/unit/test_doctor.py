@@ -15,7 +15,9 @@ from rich.console import Console
 from components.storage import Tiers
 from pipelines import doctor, doctor_remote
 from pipelines.doctor import Finding
+from pipelines.kfp_api import Connection
 from pipelines.terminal import print_findings
+from tests.kfp_server import KfpServerForTests
 from tests.support import suanli
 
 
@@ -125,6 +127,21 @@ def test_api_groups_and_gpus_of_a_cluster() -> None:
     assert doctor_remote._nodes(nodes).found == "2 nodes, 4 GPUs allocatable"
 
 
+def test_kfp_server_that_answers_refuses_or_is_not_there(tmp_path: Path) -> None:
+    assert list(doctor_remote.check_kfp(None)) == []
+    with KfpServerForTests() as server:
+        where = Connection(host=server.url, namespace="team-a")
+        (good,) = doctor_remote.check_kfp(where)
+        assert (good.state, "namespace team-a, 0 runs" in good.found) == ("ok", True)
+        server.state.forbidden = {("GET", "/runs")}
+        (refused,) = doctor_remote.check_kfp(where)
+        assert refused.state == "error"
+        assert refused.remedy
+    (gone,) = doctor_remote.check_kfp(where)
+    assert gone.state == "error"
+    assert gone.remedy
+
+
 def test_tiers_are_written_and_read_back(tmp_path: Path) -> None:
     good = list(doctor_remote.check_tiers(Tiers.under(tmp_path)))
     assert states(good) == ["ok"] * 3
@@ -150,4 +167,4 @@ def test_findings_read_as_a_list_with_remedies() -> None:
     text = to.file.getvalue()  # type: ignore[attr-defined]
     assert "✗  gpu   [bad]\ufffd[2J" in text
     assert "→ fix" in text
-    assert "1 errors, 0 warnings" in text
+    assert "1 error, 0 warnings" in text

@@ -92,7 +92,28 @@ def test_gate_failure_keeps_what_evaluate_measured(run: Receipts) -> None:
     assert [row["reason"] for row in report["variants"]] == ["evaluated; select did not run"] * 3
     assert report["variants"][1]["latency_ms"]["p99"] > 0
     assert report["quality"]["split"] == "validation"
+    assert report["confusion"]["labels"] == run.labels
     assert report["quality"]["tuned"] is not None
+
+
+def test_gate_failure_tells_why_each_variant_was_refused(run: Receipts) -> None:
+    run.finish_before("select")
+    rows = [{**row, "accepted": False, "reason": "too slow"} for row in selection()["variants"]]
+    run.store.put_json(f"runs/{run.run_id}/refused.json", {"variants": rows})
+    run.fail("select", GateError("none keeps the promise\nfp32   61.0 ms\nint8   55.0 ms"))
+    report = collected(run, "gate_failed")
+    assert [row["reason"] for row in report["variants"]] == ["too slow"] * 3
+    page = render_html(report)
+    assert "No variant passed the gate at" in page
+    assert "61.0 ms" not in page[: page.index("<nav")]
+    assert page.index('id="variants"') < page.index('id="steps"')
+
+
+def test_message_of_many_lines_keeps_its_columns(run: Receipts) -> None:
+    run.finish_before("ingest")
+    run.fail("ingest", DataError("3 rows are wrong:\nrow   why\n7     empty", remedy="mend them"))
+    page = render_html(collected(run, "step_failed"))
+    assert '<p class="message">3 rows are wrong:</p><pre>row   why\n7     empty</pre>' in page
 
 
 def test_broken_off_run_says_where_and_that_nothing_is_repeated(run: Receipts) -> None:
@@ -173,12 +194,53 @@ def test_rightsizing_asks_for_less_and_for_more(run: Receipts) -> None:
     report = run.store.get_json(key)
     report["peak_memory_bytes"] = run.plan.step("place").resources.memory_bytes * 2
     run.store.put_json(key, report)
-    rows = {row["step"]: row for row in collected(run)["rightsizing"]}
+    found = collected(run)["rightsizing"]
+    rows = {row["step"]: row for row in found if row["resource"] == "memory"}
     assert rows["place"]["used_fraction"] == pytest.approx(2.0)
     assert "would have been killed" in rows["place"]["advice"]
     assert rows["place"]["suggested"] >= 1.2 * rows["place"]["used"]
     assert rows["train"]["suggested"] < rows["train"]["requested"]
     assert rows["train"]["suggested"] > rows["train"]["used"]
+
+
+def test_rightsizing_of_cpu_and_gpu(run: Receipts) -> None:
+    run.finish_before(None)
+    key = f"runs/{run.run_id}/steps/train.json"
+    train = run.store.get_json(key)
+    asked = run.plan.step("train").resources.cpu_millicores / 1000
+    total = train["seconds"]["total"]
+    for used, advice, suggested in (
+        (0.2 * asked, "leaves cores idle", 1.0),
+        (0.7 * asked, "fits", asked),
+        (0.97 * asked, "uses all it has: more cores may be quicker", asked),
+    ):
+        gpu = {"peak_gpu_memory_bytes": 6 << 30, "cpu_seconds": used * total}
+        run.store.put_json(key, {**train, **gpu})
+        rows = [row for row in collected(run)["rightsizing"] if row["step"] == "train"]
+        cpu = next(row for row in rows if row["resource"] == "CPU")
+        assert (cpu["advice"], cpu["suggested"]) == (advice, pytest.approx(suggested))
+        assert cpu["used"] == pytest.approx(used)
+        memory = next(row for row in rows if row["resource"] == "GPU memory")
+        assert memory["suggested"] is None
+        assert memory["used_fraction"] == pytest.approx(6 / 24)
+
+
+def test_no_advice_on_cores_where_other_programs_share_them(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path, plan=without_price(rich_plan()))
+    run.finish_before(None)
+    assert {row["resource"] for row in collected(run)["rightsizing"]} == {"memory"}
+
+
+def test_naive_price_is_for_the_time_that_the_run_took(run: Receipts) -> None:
+    run.finish_before(None)
+    report = collected(run)
+    made, verdict = report["decision"], report["verdict"]
+    hourly = made["one_node_usd"] / made["seconds"]["value"]
+    naive = hourly * report["prediction"]["measured_seconds"]
+    assert verdict["one_node_usd"] == pytest.approx(naive)
+    cheaper = naive / report["cost"]["measured_usd"]
+    assert verdict["times_cheaper_than_one_node"] == pytest.approx(cheaper)
+    assert cheaper > 2
 
 
 def test_one_node_throughout_costs_more_than_a_node_for_each_step(run: Receipts) -> None:

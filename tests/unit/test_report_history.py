@@ -16,9 +16,9 @@ from tests.unit.test_report_html import Page, leaves
 
 def test_a_thousand_runs_are_quick_and_small() -> None:
     receipts = many_receipts(1000)
-    start = time.perf_counter()
+    start = time.process_time()
     text = history_html(receipts)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
     assert len(text.encode()) < 2 << 20
     page = Page(text)
     numbers = {float(x) for x in leaves(page.json) if isinstance(x, int | float)}
@@ -101,6 +101,46 @@ def test_damaged_and_newer_receipts_are_named_and_left_out(tmp_path: Path) -> No
     ]
     text = history_html(reports, problems)
     assert "a/newer/report.json" in text
+
+
+def test_runs_link_to_their_pages_and_to_nothing_else(tmp_path: Path) -> None:
+    for name in ("plain", "javascript:alert(1)", 'a b&c"d'):
+        folder = tmp_path / "spec" / name
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(receipt(0, run__run_id=name)))
+        (folder / "report.html").write_text("x")
+    reports, _ = load_reports(tmp_path, tmp_path / "history.html")
+    page = Page(history_html(reports))
+    links = [a["href"] for name, a in page.tags if name == "a"]
+    assert sorted(links) == [
+        "./spec/a%20b%26c%22d/report.html",
+        "./spec/javascript%3Aalert%281%29/report.html",
+        "./spec/plain/report.html",
+    ]
+    reports, _ = load_reports(tmp_path, tmp_path / "elsewhere" / "history.html")
+    assert all(report["page"].startswith("./../spec/") for report in reports)
+
+
+def test_a_run_without_a_receipt_is_named(tmp_path: Path) -> None:
+    good, half = (tmp_path / "spec" / name for name in ("run-0", "run-1"))
+    for folder in (good, half):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+    (good / "report.json").write_text(json.dumps(receipt(0)))
+    _, problems = load_reports(tmp_path)
+    assert problems == ["spec/run-1: no receipt yet; `suanli report` makes one of what is there"]
+
+
+def test_a_new_calibration_is_marked_where_it_began() -> None:
+    runs = [receipt(index) for index in range(6)]
+    for index, run in enumerate(runs):
+        run["run"]["calibration"] = {"hash": "b" if index > 3 else "a", "observations": index}
+        run["steps"][0]["predicted"]["seconds"] = 90.0
+    rows = history(runs)["rows"]
+    assert [row["recalibrated"] for row in rows] == [False] * 4 + [True, False]
+    text = history_html(runs)
+    assert text.count('class="learnt"') == 1
+    assert "dashed: a new calibration" in text
 
 
 def test_no_receipt_at_all_is_bad_input(tmp_path: Path) -> None:

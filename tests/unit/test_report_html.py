@@ -118,10 +118,26 @@ def test_page_embeds_the_report_and_asks_for_nothing(run: Receipts) -> None:
 def test_page_is_small_and_quick(run: Receipts) -> None:
     run.finish_before(None)
     report, text = page_of(run)
-    start = time.perf_counter()
+    start = time.process_time()
     render_html(report)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(text.encode()) < 300_000
+
+
+def test_page_of_many_labels_and_a_long_training_stays_small(tmp_path: Path) -> None:
+    run = Receipts(folder=tmp_path, labels=[f"a label of some length {i}" for i in range(500)])
+    for name in ("train", "select"):
+        run.finish(name)
+    key = f"runs/{run.run_id}/steps/train.json"
+    train = run.store.get_json(key)
+    train["series"]["loss"] = [{"step": i, "loss": 2.0 / (i + 1)} for i in range(60_000)]
+    run.store.put_json(key, train)
+    report, text = page_of(run)
+    assert len(text.encode()) < 2 << 20
+    page = Page(text)
+    assert set(page.numbers) <= {float(x) for x in leaves(report) if isinstance(x, int | float)}
+    assert page.json["learning_curve"][0]["points"][-1] == train["series"]["loss"][-1]
+    assert "Most frequent confusions" in text
 
 
 def test_failed_run_puts_error_and_remedy_first(run: Receipts) -> None:
@@ -132,6 +148,54 @@ def test_failed_run_puts_error_and_remedy_first(run: Receipts) -> None:
     assert main.index("three columns") < main.index("give two") < main.index('id="steps"')
     assert main.index('id="steps"') < main.index('id="decision"')
     assert 'id="variants"' not in main  # nothing was evaluated: no table of dashes
+
+
+def test_receipt_of_a_failure_has_every_part_that_its_steps_reached(run: Receipts) -> None:
+    run.finish_before(None)
+    _, whole = page_of(run)
+    sections = re.findall(r'<section id="([a-z]+)"', whole)
+    assert len(sections) == 8
+    failed = Receipts(folder=run.folder / "failed")
+    failed.finish_before("publish")
+    failed.fail("publish", DataError("disk full", remedy="free some"))
+    _, text = page_of(failed, "step_failed")
+    assert sorted(re.findall(r'<section id="([a-z]+)"', text)) == sorted(sections)
+    assert "14</data> of " in text
+    assert "takes them over and repeats none" in text
+
+
+def test_time_and_money_stand_under_the_headline(run: Receipts) -> None:
+    run.finish_before(None)
+    _, text = page_of(run)
+    header = re.sub(r"<[^>]*>", "", text[text.index("<h1>") : text.index("<nav")])
+    sentence = header.replace("\u00a0", " ")
+    assert "Made in 9 min 38 s for $0.048, 3.4× cheaper than one node kept throughout" in sentence
+
+
+def test_naive_plan_budget_and_deadline_stand_in_the_plot(run: Receipts) -> None:
+    run.finish_before(None)
+    report, _ = page_of(run)
+    made = report["decision"]
+    near = {**made, "deadline_s": made["alternatives"][0]["seconds"] * 1.5, "budget_usd": 0.1}
+    text = render_html({**report, "decision": near})
+    assert text.count('class="point naive"') == 1
+    assert 'class="bound deadline"' in text
+    assert 'class="bound budget"' in text
+    far = render_html({**report, "decision": {**made, "deadline_s": 9e6, "budget_usd": 5000}})
+    assert 'class="bound' not in far
+
+
+def test_a_loss_of_speed_is_not_told_as_a_gain(run: Receipts) -> None:
+    run.finish_before(None)
+    report, _ = page_of(run)
+    for row in report["variants"]:
+        if row["name"] == "int8":
+            row["latency_ms"] = {"p50": 14.0, "p90": 15.0, "p99": 16.0}
+    text = render_html(report)
+    headline = text[text.index("<h1>") : text.index("</h1>")]
+    assert "faster" not in headline
+    assert "smaller" in headline
+    assert "faster" not in render_markdown(report)
 
 
 def assert_harmless(text: str) -> None:
@@ -190,3 +254,4 @@ def test_markdown_says_verdict_steps_and_cost(run: Receipts) -> None:
     for row in (*report["variants"], *report["steps"]):
         assert row["name"].replace("-", "\\-").replace("+", "\\+") in summary
     assert "Cost: $0.048 measured" in summary
+    assert "Made in 9 min 38 s for $0\\.048, 3\\.4× cheaper than one node" in summary

@@ -72,6 +72,8 @@ def test_second_run_is_taken_from_the_marker(tmp_path: Path) -> None:
     jsonschema.validate(original.to_json(), schema("step-report"))
     assert set(original.seconds) == {"work", "stage_out", "total"}
     assert original.peak_memory_bytes > 1 << 20
+    assert original.cpu_seconds is not None
+    assert 0 <= original.cpu_seconds == cached.cpu_seconds
     assert not any((tmp_path / "hot" / "scratch").iterdir())
 
 
