@@ -25,6 +25,7 @@ class Settings:
     max_length: int
     seed: int
     redact: bool
+    out_of_scope: str | None = None
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Settings:
@@ -49,4 +50,5 @@ class Settings:
             max_length=int(arguments.get("max_length") or 128),
             seed=int(arguments.get("seed") or 0),
             redact=bool(data.get("redact")),
+            out_of_scope=data.get("out_of_scope"),
         )
