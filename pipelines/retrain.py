@@ -36,7 +36,7 @@ def ask_for_retraining(
         SpecError: the spec is wrong, or its layout does not let the line be placed.
     """
     before = load_spec(path).document
-    if before["data"]["revision"] == revision:
+    if before["data"].get("revision") == revision:
         return None
     text = path.read_text(encoding="utf-8")
     changed = _with_revision(text, revision, reason.replace("\n", " "))

@@ -288,8 +288,12 @@ class Spec(Section):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The spec as plain JSON values with every default filled in."""
+        """The spec as plain JSON values with every default filled in; keys that came later are
+        left out while they are unset, so that older specs keep their fingerprint."""
         document: dict[str, Any] = self.model_dump(mode="json")
+        for key in ("out_of_scope", "revision"):
+            if document["data"][key] is None:
+                del document["data"][key]
         return document
 
     def locate(self, reference: str) -> str:
