@@ -22,8 +22,10 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
 # A thousand kill -9 over put, get, sweep and gc; CI runs fifty of them in the tests.
+# Then every example in full.
 soak: $(VENV)/.installed
 	$(BIN)/python -m tests.faults.storage_soak --kills 1000
+	SUANLI_FULL_GUIDES=1 $(BIN)/pytest tests/integration/test_guides.py
 
 environment: $(VENV)/.installed
 
