@@ -57,9 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with everything a guide's reader would have."""
     folder = tmp_path_factory.mktemp("reader")
     lines = [f"row {n} is {'good' if n % 2 else 'bad'},{n % 2}" for n in range(60)]
-    (folder / "train.csv").write_text("
-".join(["text,label", *lines]) + "
-")
+    (folder / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     (folder / "spec.yaml").write_text(TINY.format(name="tiny"))
     publish(folder / "MODEL")
     inbox = folder / "headlines"
@@ -71,8 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert own
     (folder / "own.yaml").write_text(own[1])
     columns = "row_id,kind,model,gpu,gpu_count,precision,seq_len,micro_batch"
-    (folder / "rows.csv").write_text(columns + "
-")
+    (folder / "rows.csv").write_text(columns + "\n")
     with KfpServerForTests() as server:
         server.state.next_states = [{"state": "SUCCEEDED"}]
         (folder / "URL").write_text(server.url)
@@ -120,8 +117,8 @@ def suanli(words: list[str], place: Path) -> tuple[int, str]:
 
 
 def elsewhere(command: Command) -> bool:
-    """Whether the command is not for this test: see `ELSEWHERE`; python programs have their own
-    (test_answers.py, test_publish_kserve.py), commits too (test_gitops.py, test_monitor_command.py)."""
+    """Whether another test runs it: see `ELSEWHERE`; programs in test_answers.py and
+    test_publish_kserve.py, commits in test_gitops.py and test_monitor_command.py."""
     return (
         any(re.match(pattern, command.text + " ") for pattern in ELSEWHERE)
         or command.words[0] == "python"
