@@ -51,7 +51,7 @@ APPLICATIONS: dict[str, dict[str, Any]] = {
             "columns": {"text": 0, "label": 1},
             "out_of_scope": "oos",
         },
-        "training": {"epochs": 5, "max_length": 32},
+        "training": {"epochs": 4, "max_length": 32},
         "bars": {"in_scope_accuracy": 0.92, "out_of_scope_recall": 0.50},
     },
     "financial-news": {
@@ -63,7 +63,7 @@ APPLICATIONS: dict[str, dict[str, Any]] = {
             "test": {"uri": "twitter-financial-news/sent_valid.csv"},
             "columns": {"text": "text", "label": "label"},
         },
-        "training": {"epochs": 4, "max_length": 96, "class_weights": "balanced"},
+        "training": {"epochs": 3, "max_length": 96, "class_weights": "balanced"},
         "bars": {"macro_f1": 0.78},
     },
     "sign-digits": {
@@ -75,7 +75,7 @@ APPLICATIONS: dict[str, dict[str, Any]] = {
             "test": {"fraction": 0.2},
             "format": "imagefolder",
         },
-        "training": {"epochs": 30},
+        "training": {"epochs": 20},
         "bars": {"accuracy": 0.85},
     },
     "shop-ranking": {"example": "shop-ranking", "bars": {}},
@@ -92,11 +92,12 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--workdir", type=Path, default=Path("runs"))
     parser.add_argument("--collect", type=Path, help="the folder of a run that was made already")
+    parser.add_argument("--wall-s", type=float, help="with --collect: what its commands took")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.names:
         if options.collect:
-            folder, wall_s = options.collect, None
+            folder, wall_s = options.collect, options.wall_s
         else:
             folder, wall_s = run(name, options.shared, options.workdir)
         results[name] = figures(name, folder, wall_s)

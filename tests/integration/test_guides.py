@@ -97,6 +97,8 @@ def substituted(command: Command, place: Path) -> list[str]:
             word = str(run / "report.json" if word == "report.json" else run)
         elif word in ("deploy/", "deploy/newsroom-ner"):
             word = "deploy"
+        elif word == "pipelines/examples/base-model":
+            word = f"base-model-{len(words)}"
         elif word == "own.csv":
             word = "own.yaml"
         words.append(word)

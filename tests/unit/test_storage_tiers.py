@@ -21,7 +21,7 @@ from pipelines.cost.tiering import (
     expected_reads,
     move_usd,
 )
-from pipelines.tiers import gc, restore, status, sweep, tier_class
+from pipelines.tiers import copy_out, gc, restore, status, sweep, tier_class, tuned_model
 
 CATALOG = load_catalog()
 CLASSES = {
@@ -198,3 +198,20 @@ def test_tiers_are_priced_by_their_uri():
     assert (warm.cloud, warm.name) == ("gcp", "standard")
     assert (cold.cloud, cold.name) == ("aws", "archive")
     assert parse_uri("artifact://x/" + "0" * 64) == ("x", "0" * 64)
+
+
+def test_the_tuned_model_of_a_run_is_copied_out(store, tmp_path):
+    """A copy to change at will: the store's own files stay as they are."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    uri = store.put_folder(folder, kind="model")
+    with pytest.raises(DataError, match="no finished training"):
+        tuned_model(store, "r1")
+    store.put_json("runs/r1/steps/train.json", {"output": uri})
+    assert tuned_model(store, "r1") == uri
+    copy_out(store, uri, tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text("changed")
+    assert (store.fetch(uri, tmp_path / "again") / "config.json").read_text() == "{}"
+    with pytest.raises(DataError, match="not empty"):
+        copy_out(store, uri, tmp_path / "base")
