@@ -173,3 +173,19 @@ def test_the_two_readmes_keep_step():
     text = (REPOSITORY / "README.zh.md").read_text()
     for code in ("0", "1", "2", "3", "4"):
         assert f"{code} " in text
+
+
+def test_troubleshooting_quotes_messages_that_exist():
+    """Each message in bold code occurs in the source, between its dots."""
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    _, _, messages = text.partition("## By message")
+    source = "\n".join(
+        re.sub(r'"\s*\n\s*f?"', "", path.read_text())
+        for folder in ("pipelines", "components")
+        for path in (REPOSITORY / folder).rglob("*.py")
+    )
+    quoted = re.findall(r"\*\*`([^`]+)`", messages)
+    assert len(quoted) >= 10
+    for message in quoted:
+        for part in filter(None, re.split(r"\s*…\s*", message)):
+            assert part in source, f"troubleshooting.md: no message has {part!r}"
