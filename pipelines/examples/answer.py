@@ -40,7 +40,8 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
     """Return log-probabilities along the last axis."""
     top = scores.max(axis=-1, keepdims=True)
     shifted: np.ndarray = scores - top
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shares: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shares
 
 
 class Answerer:

@@ -133,6 +133,8 @@ def complete(command: Command, words: list[str]) -> bool:
     """Whether a command in a sentence has what it needs to run."""
     if words[0] in ("plan", "compile", "render", "submit"):
         return "spec.yaml" in words
+    if words[:2] == ["tier", "restore"]:
+        return "--to" in words
     return len(words) > 1 and words[0] not in ("run", "doctor", "monitor", "report")
 
 
