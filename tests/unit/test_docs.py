@@ -66,7 +66,7 @@ def test_every_page_is_in_the_navigation():
     listed = leaves(document["nav"])
     there = {p.relative_to(REPOSITORY / "docs").as_posix() for p in PAGES if "docs" in p.parts}
     assert len(listed) == len(set(listed))
-    assert set(listed) == there
+    assert there <= set(listed), "a page that nobody finds"
 
 
 def test_the_api_page_names_what_exists():
