@@ -75,7 +75,7 @@ APPLICATIONS: dict[str, dict[str, Any]] = {
             "test": {"fraction": 0.2},
             "format": "imagefolder",
         },
-        "training": {"epochs": 20},
+        "training": {"epochs": 80},
         "bars": {"accuracy": 0.85},
     },
     "shop-ranking": {"example": "shop-ranking", "bars": {}},
