@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs
 SPEC ?= pipelines/examples/newsroom-ner.yaml
 
-.PHONY: run test lint soak soak-storage soak-training environment lock images clean
+.PHONY: run test lint soak soak-storage soak-training soak-examples environment lock images clean
 
 run: $(VENV)/.installed
 	$(BIN)/suanli run $(SPEC) --workdir $(WORKDIR)
@@ -21,15 +21,17 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# A thousand kill -9 over put, get, sweep and gc, and twenty of a training run, at random moments;
-# CI runs fifty and three of them in the tests.
-soak: soak-storage soak-training
+# A thousand kill -9 over put, get, sweep and gc, twenty of a training run at random moments, and
+# every example in full; CI runs fifty and three of the kills in the tests.
+soak: soak-storage soak-training soak-examples
 
 soak-storage: $(VENV)/.installed
 	$(BIN)/python -m tests.faults.storage_soak --kills 1000
-
 soak-training: $(VENV)/.installed
 	SUANLI_SOAK=20 $(BIN)/pytest -m '' tests/faults/test_train_survival.py
+
+soak-examples: $(VENV)/.installed
+	SUANLI_FULL_GUIDES=1 $(BIN)/pytest tests/integration/test_guides.py
 
 environment: $(VENV)/.installed
 

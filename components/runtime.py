@@ -140,7 +140,7 @@ def execute(
         The artifact URI that `run` returned, now or in an earlier run with the same fingerprint.
 
     Raises:
-        Whatever `run` raises, after ``error.json`` was written to the run's folder.
+        BaseException: whatever `run` raises, after ``error.json`` was written to the run's folder.
     """
     settings = json.loads(config)
     step = settings["step"]

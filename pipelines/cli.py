@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.contract import InfeasiblePlanError, SpecError, SuanliError
-from pipelines import cli_report, cli_tools
+from pipelines import cli_monitor, cli_report, cli_tools
 from pipelines.cli_cluster import Tools, add_commands, pairs
 
 EXIT_INTERRUPTED = 130
@@ -130,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
 
     cli_report.add_commands(commands, _command, _write_text)
     cli_tools.add_commands(commands, _command, _write_text)
+    cli_monitor.add_commands(commands, _command)
 
     schema = _command(commands, "schema", _schema, "print a JSON Schema")
     schema.add_argument("noun", nargs="?", default="spec", help="default: spec; `list` names all")

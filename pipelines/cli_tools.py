@@ -49,7 +49,10 @@ def _add_tier(commands: Any, command: AddCommand) -> None:
         "--yes", action="store_true", help="do it; without, only say what would move"
     )
     restore = verb("restore", _tier_restore, "make an artifact readable on a tier")
-    restore.add_argument("--uri", required=True, metavar="artifact://KIND/SHA256")
+    what = restore.add_mutually_exclusive_group(required=True)
+    what.add_argument("--uri", metavar="artifact://KIND/SHA256")
+    what.add_argument("--run", type=Path, metavar="RUNDIR", help="the tuned model of this run here")
+    restore.add_argument("--to", type=Path, metavar="DIR", help="and copy it into this folder")
     restore.add_argument("--tier", choices=("hot", "warm", "cold"), default="hot")
     gc = verb("gc", _tier_gc, "remove what nothing names any more")
     gc.add_argument("--yes", action="store_true", help="do it; without, only say what would go")
@@ -106,15 +109,25 @@ def _tier_sweep(arguments: argparse.Namespace) -> int:
 
 
 def _tier_restore(arguments: argparse.Namespace) -> int:
-    from pipelines.tiers import restore
+    from pipelines.tiers import copy_out, restore, tuned_model
 
+    uri, store = arguments.uri, None
+    if arguments.run is not None:
+        if arguments.spec is None:
+            arguments.workdir = arguments.run.resolve().parents[1]
+        store = _store(arguments)
+        uri = tuned_model(store, arguments.run.resolve().name)
+    store = store or _store(arguments)
     restore(
-        _store(arguments),
-        arguments.uri,
+        store,
+        uri,
         tier=arguments.tier,
         on_progress=lambda done, total: print(f"{done} of {total} blobs"),
     )
-    print(f"{arguments.uri} is on {arguments.tier}")
+    print(f"{uri} is on {arguments.tier}")
+    if arguments.to is not None:
+        copy_out(store, uri, arguments.to)
+        print(f"and in {arguments.to}")
     return 0
 
 

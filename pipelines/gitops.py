@@ -48,13 +48,23 @@ def promote(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SERVICE_FILE).write_text(_yaml(service), encoding="utf-8")
     _list_resource(folder / KUSTOMIZATION_FILE)
-    _git(repository, "add", "--", *paths)
-    if not _git(repository, "diff", "--cached", "--name-only", "--", *paths):
-        return None
     message = (
         f"Serve {model.name} version {model.version}\n\nModel sha256 {model.digest}\n"
         f"{model.storage_uri}\n"
     )
+    return commit_paths(repository, paths, message)
+
+
+def commit_paths(repository: Path, paths: list[str], message: str) -> str | None:
+    """Commit `paths` and nothing else; returns the commit's hash, None when they are unchanged.
+
+    Raises:
+        SpecError: not a repository.
+        StepError: git fails.
+    """
+    _git(repository, "add", "--", *paths)
+    if not _git(repository, "diff", "--cached", "--name-only", "--", *paths):
+        return None
     _git(repository, "commit", "--quiet", "-m", message, "--", *paths)
     return _git(repository, "rev-parse", "HEAD").strip()
 

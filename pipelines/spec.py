@@ -139,6 +139,11 @@ class Data(Section):
     columns: dict[str, str | int] = Field(default_factory=dict)
     profile: Profile | None = None
     redact: bool = False
+    # The label of texts that belong to no class: they are rejected by a threshold, see
+    # components/lib/scope.py.
+    out_of_scope: Annotated[str, Field(min_length=1)] | None = None
+    # Names the state of the data; another one is another run (`suanli monitor` writes it).
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")] | None = None
 
     @model_validator(mode="after")
     def _train_is_read(self) -> Self:
@@ -265,6 +270,15 @@ class Spec(Section):
     tracking: Tracking = Tracking()
     on_profile_change: Literal["stop", "continue"] = "stop"
 
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> Self:
+        if self.data.out_of_scope and self.task not in (
+            "text-classification",
+            "image-classification",
+        ):
+            raise ValueError(f"data.out_of_scope means nothing for {self.task}")
+        return self
+
     _folder: Path = PrivateAttr(default=Path())
 
     @property
@@ -274,8 +288,12 @@ class Spec(Section):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The spec as plain JSON values with every default filled in."""
+        """The spec as plain JSON values with every default filled in; keys that came later are
+        left out while they are unset, so that older specs keep their fingerprint."""
         document: dict[str, Any] = self.model_dump(mode="json")
+        for key in ("out_of_scope", "revision"):
+            if document["data"][key] is None:
+                del document["data"][key]
         return document
 
     def locate(self, reference: str) -> str:

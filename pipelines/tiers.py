@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from components.contract import DataError
@@ -200,6 +203,34 @@ def restore(
             on_progress=on_progress,
         )
     store.copy_to_tier(uri, tier)
+
+
+def tuned_model(store: Store, run_id: str) -> str:
+    """Return the URI of the model that a run trained.
+
+    Raises:
+        DataError: the run is not in this store, or its training has not finished.
+    """
+    report = store.get_json(f"runs/{run_id}/steps/train.json")
+    if report is None:
+        raise DataError(
+            f"run {run_id}: no finished training in this store",
+            remedy="give a folder <workdir>/<name>/<run-id> whose store is <workdir>/store",
+        )
+    return str(report["output"])
+
+
+def copy_out(store: Store, uri: str, folder: Path) -> None:
+    """Copy an artifact's files into `folder`, to be changed at will (the store's are linked).
+
+    Raises:
+        DataError: the folder holds something already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: not empty", remedy="give --to a new folder")
+    with tempfile.TemporaryDirectory() as aside:
+        fetched = store.fetch(uri, Path(aside) / "artifact")
+        shutil.copytree(fetched, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def gc(

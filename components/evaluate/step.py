@@ -43,7 +43,14 @@ def run(context: StepContext) -> str:
         )
     context.progress(0.1, f"{runner.provider}: quality on {name}")
     with context.phase("quality"):
-        found = quality.assess(runner, split, manifest["task"], manifest["labels"], seed)
+        found = quality.assess(
+            runner,
+            split,
+            manifest["task"],
+            manifest["labels"],
+            seed,
+            outside=manifest.get("out_of_scope"),
+        )
     context.progress(0.5, f"{found.metric} {found.value:.4f}", value=found.value)
     document = {
         "schema_version": EVALUATION_VERSION,

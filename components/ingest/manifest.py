@@ -25,6 +25,7 @@ def make_manifest(
         "name": settings.name,
         "labels": labels,
         **scheme,
+        **({"out_of_scope": settings.out_of_scope} if settings.out_of_scope else {}),
         "model_id": str(settings.model.get("id") or settings.model.get("config")),
         "max_length": settings.max_length,
         "seed": settings.seed,

@@ -26,6 +26,7 @@ class Settings:
     seed: int
     redact: bool
     document_context: bool
+    out_of_scope: str | None = None
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Settings:
@@ -51,4 +52,5 @@ class Settings:
             seed=int(arguments.get("seed") or 0),
             redact=bool(data.get("redact")),
             document_context=bool(arguments.get("document_context")),
+            out_of_scope=data.get("out_of_scope"),
         )

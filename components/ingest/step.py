@@ -36,6 +36,7 @@ from components.ingest.scan import (
 )
 from components.ingest.settings import Settings
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
+from components.lib.scope import number_of
 from components.runtime import StepContext
 
 # Resident memory measured with `benchmarks.storage memory`: the reading process and each encoder.
@@ -77,6 +78,8 @@ def run(context: StepContext) -> str:
         }
         check_labels(scans)
         labels, scheme = _labels(settings, scans)
+        if settings.out_of_scope is not None:
+            number_of(settings.out_of_scope, labels)
         codes = _assignment(settings, scans)
     output = context.scratch / "dataset"
     output.mkdir(exist_ok=True)

@@ -1,4 +1,6 @@
-"""The default NER data set, which the project makes itself: ``synthetic://ner/<split>?seed=17``.
+"""Data sets that the project makes itself: ``synthetic://<kind>/<split>?seed=17``.
+
+The other kinds are in `components.ingest.made`; here is ``ner``, the default job's.
 
 Names and sentence patterns of one split occur in no other, so memorising names scores near zero;
 names that may be a person, a place, a company or a product need their sentence; decoy words look
@@ -8,16 +10,27 @@ same text.
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from components.contract import SpecError
 from components.ingest import synthetic_words as words
+from components.ingest.made import hands, headlines, intents, shop
 
 Row = tuple[str, str]  # word, BIO2 tag
+# Kinds that are JSON lines: what makes their rows.
+MADE: dict[str, Callable[[str, int], Iterator[dict[str, Any]]]] = {
+    "headlines": headlines.rows,
+    "intents": intents.intent_rows,
+    "ranking": shop.rows,
+    "replies": intents.reply_rows,
+}
+KINDS = ("ner", *MADE, "hands")
 
 ROWS = {"train": 2600, "validation": 600, "test": 800}
 DEFAULT_SEED = 17
@@ -54,11 +67,23 @@ def figures(rows: list[list[Row]]) -> dict[str, int]:
 
 
 def write(uri: str, folder: Path) -> Path:
-    """Write the split as a CoNLL file below `folder` and return its path."""
-    split, seed = _parse(uri)
+    """Write the split below `folder` as its task reads it and return the path.
+
+    Raises:
+        SpecError: no such data set.
+    """
+    kind, split, seed = _address(uri)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"synthetic-ner-{split}-{seed}.conll"
-    path.write_text(_conll(sentences(uri)), encoding="utf-8")
+    name = f"synthetic-{kind}-{split}-{seed}"
+    if kind == "hands":
+        return hands.write(split, seed, folder / name)
+    if kind == "ner":
+        path = folder / f"{name}.conll"
+        path.write_text(_conll(sentences(uri)), encoding="utf-8")
+        return path
+    path = folder / f"{name}.jsonl"
+    rows = MADE[kind](split, seed)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -67,17 +92,25 @@ def _conll(rows: list[list[Row]]) -> str:
 
 
 def _parse(uri: str) -> tuple[str, int]:
+    kind, split, seed = _address(uri)
+    if kind != "ner":
+        raise SpecError(f"data: {uri!r} holds no sentences with tags")
+    return split, seed
+
+
+def _address(uri: str) -> tuple[str, str, int]:
     parts = urlsplit(uri)
     split = parts.path.strip("/")
     options = parse_qs(parts.query)
     seed = options.pop("seed", [str(DEFAULT_SEED)])[0]
-    known = parts.scheme == "synthetic" and parts.netloc == "ner" and split in ROWS
+    known = parts.scheme == "synthetic" and parts.netloc in KINDS and split in ROWS
     if not known or options or not seed.isdigit():
         raise SpecError(
             f"data: {uri!r} is not known",
-            remedy="use synthetic://ner/train?seed=17, …/validation or …/test",
+            remedy="use synthetic://ner/train?seed=17, …/validation or …/test; other sets: "
+            + ", ".join(KINDS[1:]),
         )
-    return split, int(seed)
+    return parts.netloc, split, int(seed)
 
 
 def part(pool: Sequence[str], split: str) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.contract import IGNORED_LABEL, MAIN_METRIC, DataError
-from components.lib import interval, metrics
+from components.lib import interval, metrics, scope
 from components.lib.dataset import Split
 from components.lib.runner import Runner
 
@@ -36,6 +36,7 @@ class Quality:
         report: per-class table (token level over words for tagging, O included), or None.
         entities: default and strict entity scores, for tagging only.
         confusion: ``{labels, matrix}`` or None.
+        scope: how out-of-scope inputs were told, or None.
     """
 
     metric: str
@@ -46,6 +47,7 @@ class Quality:
     report: dict[str, Any] | None = None
     entities: dict[str, Any] | None = None
     confusion: dict[str, Any] | None = None
+    scope: scope.Scope | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +57,7 @@ class Quality:
             "metrics": self.metrics,
             "classification_report": self.report,
             "entities": self.entities,
+            **({"scope": self.scope.to_json()} if self.scope else {}),
         }
 
     def save_counts(self, path: Path) -> None:
@@ -69,9 +72,19 @@ def load_counts(path: Path) -> Array:
 
 
 def assess(
-    runner: Runner, split: Split, task: str, labels: Sequence[str], seed: int = 0
+    runner: Runner,
+    split: Split,
+    task: str,
+    labels: Sequence[str],
+    seed: int = 0,
+    *,
+    outside: scope.Scope | str | None = None,
 ) -> Quality:
     """Run the whole split through the model and score it.
+
+    Args:
+        outside: the out-of-scope label, whose threshold is then chosen on this split, or label
+            and threshold.
 
     Raises:
         DataError: the split is empty, or the model was made for another task or label set.
@@ -93,7 +106,7 @@ def assess(
         return _tagging(logits, split, labels, seed)
     if task == "text-pair-ranking":
         return _ranking(logits[:, 0], split, seed)
-    return _classes(logits, split, labels, task, seed)
+    return _classes(logits, split, labels, task, seed, outside)
 
 
 def _finish(
@@ -162,8 +175,19 @@ def _tagging(logits: Array, split: Split, labels: Sequence[str], seed: int) -> Q
     )
 
 
-def _classes(logits: Array, split: Split, labels: Sequence[str], task: str, seed: int) -> Quality:
+def _classes(
+    logits: Array,
+    split: Split,
+    labels: Sequence[str],
+    task: str,
+    seed: int,
+    outside: scope.Scope | str | None,
+) -> Quality:
     true, predicted = split.columns["label"], logits.argmax(axis=1)
+    if isinstance(outside, str):
+        outside = scope.choose(logits, true, labels, outside)
+    if outside:
+        predicted = outside.predict(logits, labels)
     figures = {
         "accuracy": metrics.accuracy(true, predicted),
         "macro_f1": metrics.macro_f1(true, predicted, labels),
@@ -171,6 +195,8 @@ def _classes(logits: Array, split: Split, labels: Sequence[str], task: str, seed
     }
     if len(labels) > 5:
         figures["top5_accuracy"] = metrics.top_k_accuracy(true, logits, 5)
+    if outside:
+        figures |= scope.figures(true, predicted, labels, outside.label)
     return _finish(
         task,
         np.stack([true == predicted, np.ones(len(true))], axis=1),
@@ -178,6 +204,7 @@ def _classes(logits: Array, split: Split, labels: Sequence[str], task: str, seed
         seed,
         report=metrics.classification_report(true, predicted, labels),
         confusion=_confusion(true, predicted, labels),
+        scope=outside,
     )
 
 

@@ -139,11 +139,16 @@ class Predictor:
         return self._best(self.logits([e.ids for e in self.tokenizer.encode_batch(inputs)]))
 
     def _best(self, logits: Iterable[np.ndarray]) -> list[Row]:
-        results = []
+        """The likeliest label; where the model has an out-of-scope label, that one below the
+        threshold (`score` is then the probability that no other label fits)."""
+        scope, results = self.info.get("scope"), []
         for scores in logits:
             shares = softmax(scores)
             best = int(shares.argmax())
-            results.append({"label": self.labels[best], "score": float(shares[best])})
+            label, score = self.labels[best], float(shares[best])
+            if scope and label != scope["label"] and score < scope["threshold"]:
+                label, score = scope["label"], 1.0 - score
+            results.append({"label": label, "score": score})
         return results
 
     def _rank(self, inputs: list[Any]) -> list[Row]:

@@ -100,6 +100,10 @@ def write_model(
     folder.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         shutil.copyfile(path, folder / path.name)
+    scope = selection.get("test", {}).get("selected", {}).get("scope")
+    if scope:
+        export = json.loads((source / "export.json").read_text())
+        (folder / "export.json").write_text(json.dumps({**export, "scope": scope}, indent=1))
     shutil.copyfile(Path(__file__).with_name("predict.py"), folder / "predict.py")
     export = json.loads((source / "export.json").read_text())
     card = model_card(

@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from components.contract import DataError, GateError, SpecError
-from components.lib import interval, load, quality
+from components.lib import interval, load, quality, scope
 from components.lib.dataset import load_split, read_manifest
 from components.lib.runner import Runner
 from components.runtime import StepContext
@@ -44,7 +44,8 @@ def run(context: StepContext) -> str:
         )
     context.progress(0.3, f"{chosen.name} selected")
     graphs = dict(zip([c.name for c in candidates], context.inputs["onnx"], strict=True))
-    final = score_on_test(context, graphs, reference, chosen.name, promise, seed)
+    scopes = {c.name: c.evaluation.get("scope") for c in candidates}
+    final = score_on_test(context, graphs, scopes, reference, chosen.name, promise, seed)
     folder = context.folder("selection")
     source = context.fetch(graphs[chosen.name])
     shutil.copytree(source, folder / "model", copy_function=shutil.copyfile)
@@ -105,6 +106,7 @@ def reference_of(names: list[str]) -> str:
 def score_on_test(
     context: StepContext,
     graphs: dict[str, str],
+    scopes: dict[str, dict[str, Any] | None],
     reference: str,
     chosen: str,
     promise: Promise,
@@ -124,7 +126,15 @@ def score_on_test(
             threads=int(arguments.get("threads") or 2),
         )
         with context.phase("quality"):
-            scores[name] = quality.assess(runner, split, manifest["task"], manifest["labels"], seed)
+            found = scopes[name]  # its threshold comes from validation
+            scores[name] = quality.assess(
+                runner,
+                split,
+                manifest["task"],
+                manifest["labels"],
+                seed,
+                outside=scope.Scope(**found) if found else None,
+            )
         context.progress(0.6, f"{name}: load generator")
         with context.phase("load"):
             loads[name] = load.measure(

@@ -115,11 +115,13 @@ def _data(job: Job) -> dict[str, Any]:
         document[split] = (
             {"uri": job.spec.locate(source.uri)} if source.uri else {"fraction": source.fraction}
         )
+    optional = {"out_of_scope": data.out_of_scope, "revision": data.revision}
     return {
         **document,
         "format": data.format,
         "columns": dict(data.columns),
         "redact": data.redact,
+        **{key: value for key, value in optional.items() if value is not None},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from components.contract import SpecError
 from components.lib.references import OFFLINE_MODEL, resolve_tokenizer_folder
 from pipelines.cost.hf_config import from_hf_config
-from pipelines.cost.model_names import by_name, known_names
+from pipelines.cost.model_names import SCRATCH_SHAPES, by_name, known_names
 from pipelines.cost.shapes import ModelShape
 from pipelines.spec import Spec
 
@@ -30,7 +30,7 @@ def model_shape(spec: Spec) -> ModelShape:
     folder = Path(name)
     if folder.is_dir():
         return from_hf_config(_config(folder))
-    shape = by_name(name)
+    shape = (SCRATCH_SHAPES.get(name) if spec.model.config else None) or by_name(name)
     if shape is None:
         shape = _from_hub_cache(name)
     if shape is None:

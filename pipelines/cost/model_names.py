@@ -260,6 +260,13 @@ _ALIASES = {
     "gpt320b": "gpt320b",
 }
 
+# What `model: {config: <name>}` builds from scratch (KNOWN_CONFIGS in components/lib/modelling.py):
+# vit-tiny there is made for images of 64 pixels.
+SCRATCH_SHAPES = {
+    "vit-tiny": _vit(192, 12, 3, 8, image=64),
+    "llama-tiny": _llama(192, 4, 3, 3, 512, 30522, tied=True),
+}
+
 
 def _key(name: str) -> str:
     name = name.rsplit("/", 1)[-1].lower()

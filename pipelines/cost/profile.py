@@ -6,7 +6,11 @@ known by `data.profile` in the spec, or assumed with a wide interval.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -234,12 +238,12 @@ class _Seen:
 
 
 def _read_local(spec: Spec, split: str, uri: str) -> SplitProfile:
-    if uri.startswith("synthetic://"):
+    if uri.startswith("synthetic://ner/"):
         made = synthetic.sentences(uri)
         size = synthetic.figures(made)["bytes"]
         examples: Iterator[Example] = (Example(0, [word for word, _ in row]) for row in made)
     else:
-        source = sources.stage(split, uri, Path(os.devnull))
+        source = sources.stage(split, uri, _made_folder() if "://" in uri else Path(os.devnull))
         size = source.bytes
         examples = (
             example
@@ -265,6 +269,14 @@ def _read_local(spec: Spec, split: str, uri: str) -> SplitProfile:
         rows=round(seen.rows * scale), words=round(seen.words * scale), bytes=size,
         lengths=lengths, source="sampled", exact=False, spread=SAMPLED_SPREAD,
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _made_folder() -> Path:
+    """Where sets that the project makes are written to be read; gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="suanli-made-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _some(rows: int, uri: str) -> int:

@@ -289,7 +289,7 @@ class StepModel:
         scored = np.select(
             [c.is_("head", "lm"), c.is_("head", "mlm")], [tokens, 0.15 * tokens], 0.0
         )  # fmt: skip
-        vocab = np.maximum(c["vocab_size"], 1.0) / c["tp"]
+        vocab = np.maximum(c["vocab_size"] / c["tp"], 1.0)  # images have none
         passes = np.where(self.train, np.where(self.frozen, 2.0, 3.0), 1.0)
         # fp8 and fp4 training keep the output layer in bf16.
         wide = np.minimum(rate, c["half_peak"] * self.constants["share"])

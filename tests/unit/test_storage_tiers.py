@@ -23,7 +23,16 @@ from pipelines.cost.tiering import (
     expected_reads,
     move_usd,
 )
-from pipelines.tiers import gc, lifecycle_rules, restore, status, sweep, tier_class
+from pipelines.tiers import (
+    copy_out,
+    gc,
+    lifecycle_rules,
+    restore,
+    status,
+    sweep,
+    tier_class,
+    tuned_model,
+)
 
 CATALOG = load_catalog()
 CLASSES = {
@@ -211,3 +220,20 @@ def test_lifecycle_rules_are_printed_for_the_clouds_own_tools(capsys):
         assert left.value.code == 0
         rules = json.loads(capsys.readouterr().out)
         assert rules == lifecycle_rules(provider, retention_days=90, cold_after_days=45)
+
+
+def test_the_tuned_model_of_a_run_is_copied_out(store, tmp_path):
+    """A copy to change at will: the store's own files stay as they are."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    uri = store.put_folder(folder, kind="model")
+    with pytest.raises(DataError, match="no finished training"):
+        tuned_model(store, "r1")
+    store.put_json("runs/r1/steps/train.json", {"output": uri})
+    assert tuned_model(store, "r1") == uri
+    copy_out(store, uri, tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text("changed")
+    assert (store.fetch(uri, tmp_path / "again") / "config.json").read_text() == "{}"
+    with pytest.raises(DataError, match="not empty"):
+        copy_out(store, uri, tmp_path / "base")
