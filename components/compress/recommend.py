@@ -34,6 +34,9 @@ PRUNABLE = (
     "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "vit", "llama",
     "mistral", "qwen2", "qwen3",
 )  # fmt: skip
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+# Two to three minutes on two cores with bf16 units.
+MOST_EPOCH_FLOPS = 4e13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,9 @@ class Search:
         return self.scoring + halving + self.finish
 
 
-def recommended(*, target: str, family: str, layers: int, causal: bool = False) -> dict[str, str]:
+def recommended(
+    *, target: str, family: str, layers: int, epoch_flops: float, pretrained: bool = True
+) -> dict[str, str]:
     """Return the variants of ``auto`` with the reason for each, from the safest to the smallest;
     the reference comes first.
 
@@ -70,14 +75,22 @@ def recommended(*, target: str, family: str, layers: int, causal: bool = False) 
         target: ``cpu`` or ``gpu``.
         family: transformers' ``model_type``.
         layers: the model's depth.
-        causal: a decoder: its quality hangs on every layer, so it is cut only where asked for.
+        epoch_flops: of the layers, forward and backward: beyond `MOST_EPOCH_FLOPS` the time that
+            ``auto`` may take (pipelines.cost.compression) is too short to learn anything back.
+        pretrained: where there are no pretrained weights, a smaller `model.config` does it.
+
+    Cuts are proposed for encoders on CPUs: the step trains on CPU cores, and a decoder's quality
+    hangs on every layer. Listed by name they are made for any target and for decoders, too.
     """
     last = {"cpu": "int8", "gpu": "fp16"}[target]
     reasons = {
         "fp32": "the tuned model itself: what quality is measured against",
         last: "no training, a small loss",
     }
-    if family in PRUNABLE and layers >= LEAST_LAYERS and not causal:
+    encoder = family in PRUNABLE and family not in DECODERS
+    if encoder and target == "cpu" and pretrained and layers >= LEAST_LAYERS:
+        if epoch_flops > MOST_EPOCH_FLOPS:
+            return reasons
         first, second = PRUNED
         reasons[f"prune{first}+{last}"] = (
             "half of the layers' parameters, learnt back from the tuned model"

@@ -3,13 +3,17 @@ and every later step reads what compress wrote."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from components.compress import round8, search
 from components.compress import step as compress
 from components.contract import DataError, SpecError
 from components.evaluate import step as evaluate
@@ -97,12 +101,68 @@ def test_cuts_are_made_from_left_to_right(tuned: dict[str, Any], tmp_path: Path)
     assert context.metrics["removed_share"] == pytest.approx(0.8, abs=0.02)
 
 
-def test_the_search_takes_its_time_and_no_more(tuned: dict[str, Any]) -> None:
+def test_the_search_takes_its_time_and_no_more(
+    tuned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on 50 ms whenever it is read: the machine's own load is left out."""
+    monkeypatch.setattr(search, "MOST_EPOCHS", 10_000)  # these data are learnt in a second
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.05 * next(clock))
     budget = 15.0
-    _, context = compressed(tuned, "text-classification", "prune50", budget_s=budget)
-    names = [candidate["name"] for candidate in context.metrics["candidates"]]
-    assert len(names) == len(set(names))
-    assert sum(c["seconds"] for c in context.metrics["candidates"]) <= budget
+    planned = {"cut": "prune50", "ways": 1, "scoring_s": 1.0, "round_s": [], "finish_s": 7.0}
+    start = time.perf_counter()
+    _, context = compressed(
+        tuned, "text-classification", "prune50", budget_s=budget, search=[planned]
+    )
+    taken = time.perf_counter() - start
+    assert 0.85 * budget <= taken <= 1.15 * budget
+    candidates = context.metrics["candidates"]
+    assert [c["predicted_s"] for c in candidates if c["won"]] == [7.0]
+    assert any("predicted 7 s" in note for note in context.notes)
+
+
+@pytest.mark.parametrize("variant", ["prune50+int8", "distill1+prune30"])
+def test_a_budget_too_small_to_train_in_still_ends_with_a_model(
+    tuned: dict[str, Any], variant: str, tmp_path: Path
+) -> None:
+    task = "text-classification"
+    uri, context = compressed(tuned, task, variant, budget_s=1.0)
+    assert sum(c["steps"] for c in context.metrics["candidates"]) == 0
+    assert "the budget of 1 s left no time to train what was cut" in context.notes
+    cut = load_model(folder_of(tuned["store"], uri, tmp_path), task)
+    assert pruned.encoder_parameters(cut) == context.metrics["encoder_parameters"]
+
+
+def test_rounding_that_costs_too_much_is_trained_away(
+    tuned: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One value channel 500 times as large, and read 500 times as small, changes nothing in exact
+    arithmetic; with one scale for the tensor it leaves the other channels no levels."""
+    monkeypatch.setattr(round8, "MOST_EPOCHS", 20)
+    task, store = "text-classification", tuned["store"]
+    original = tuned[task]["model"]
+    folder = tmp_path / "hard"
+    shutil.copytree(folder_of(store, original, tmp_path), folder)
+    model = load_model(folder, task)
+    for layer in pruned.layers_of(model):
+        value, output = layer.attention.self.value, layer.attention.output.dense
+        value.weight.data[0] *= 500
+        value.bias.data[0] = 500.0
+        output.weight.data[:, 0] /= 500
+    model.save_pretrained(folder)
+    hard = {**tuned, task: {**tuned[task], "model": store.put_folder(folder, kind="model")}}
+    training = {"epochs": 20, "global_batch": 32, "precision": "fp32"}
+    asked = {"training": training, "max_quality_drop": 0.01}
+    uri, context = compressed(hard, task, "int8", **asked)
+    assert context.metrics["retrained"], context.metrics
+    assert context.metrics["compressed"] >= context.metrics["tuned"] - 0.05
+    assert uri != hard[task]["model"]
+    # Where rounding costs nothing the tuned weights stay as they are.
+    uri, context = compressed(tuned, task, "int8", **asked)
+    assert context.metrics["retrained"] is False
+    kept = load_model(folder_of(store, uri, tmp_path), task).state_dict()
+    first = load_model(folder_of(store, original, tmp_path), task).state_dict()
+    assert all(torch.equal(kept[name], first[name]) for name in first)
 
 
 def test_the_same_arguments_give_the_same_model(tuned: dict[str, Any]) -> None:
