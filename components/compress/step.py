@@ -152,7 +152,7 @@ def cut(
 ) -> dict[str, Any]:
     """Cut the model in `source` as the recipe says, teach it, and write it to `folder`."""
     from components.compress import latency, repair, search
-    from components.lib import distil, pruned
+    from components.lib import distil, fake_quant, pruned
     from components.lib.modelling import parameter_count, save_model
 
     arguments = context.arguments
@@ -165,6 +165,10 @@ def cut(
         repair.clone(model), task,
         dtype=loaded.dtype, keep_bytes=KEEP_BYTES, relations=weights.relations > 0,
     )  # fmt: skip
+    bits = table_bits(model, recipe.precision)
+    if bits == 4:
+        table = model.get_input_embeddings()
+        table.weight.data = fake_quant.rounded_table(table.weight.data)
     before_scoring = time.perf_counter()
     with context.phase("evaluate"):
         tuned = material.score(teacher.model)
@@ -224,6 +228,7 @@ def cut(
             "history": [{**entry, "validation": scores} for entry in student.history()],
             "best_metric": {"name": metric, "value": scores[metric], "step": student.step},
             "removed": {"encoder_parameters": whole - left_over, "of": whole},
+            "table_bits": bits,
         }
         save_model(model, folder, tokenizer=loaded.tokenizer, info=dict(written))
     context.metrics.update(
@@ -235,6 +240,17 @@ def cut(
     context.notes += notes_of(candidates, table, budget)
     record(context, candidates, material, arguments.get("training") or {})
     return written
+
+
+def table_bits(model: Any, precision: str) -> int:
+    """Bits of a word embedding in the graph: 4 where the layers get 8 and learn around the rounding.
+    A table that is the output's, too, keeps 8: every logit would carry the error."""
+    from components.lib.fake_quant import TABLE_BLOCK
+
+    plain = model.get_input_embeddings()
+    fits = getattr(plain, "embedding_dim", 1) % TABLE_BLOCK == 0
+    alone = model.get_output_embeddings() is None
+    return 4 if precision.startswith("int8") and fits and alone else 8
 
 
 def notes_of(candidates: list[dict[str, Any]], table: Any, budget: float | None) -> list[str]:

@@ -22,6 +22,8 @@ from components.lib import onnx_graph
 
 # MatMulNBits: 4-bit weights in blocks of 32 with one scale each (llama.cpp's Q4_0 layout).
 INT4_BLOCK = 32
+# GatherBlockQuantized: rows of 4-bit values, a scale for so many of them.
+TABLE_BLOCK = 32
 STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
 # Weights of fewer elements stay fp32.
 SMALL = 1024
@@ -34,6 +36,7 @@ class Rewrite:
 
     weights: dict[str, np.ndarray]
     ranges: Ranges | None
+    table_bits: int = 8
     nodes: list[Any] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
     quantised: dict[str, list[str]] = field(default_factory=dict)
@@ -91,6 +94,21 @@ def columns_to_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight / scale).astype(np.int8), scale
 
 
+def rows_to_int4(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise (rows, columns) to -7..7 with one scale for `TABLE_BLOCK` columns of a row.
+
+    Returns:
+        uint8 (rows, columns / 2), the earlier value in the low half, 8 for zero; float32 scales
+        (rows, blocks).
+    """
+    blocks = table.reshape(len(table), -1, TABLE_BLOCK)
+    scale = np.abs(blocks).max(axis=2).astype(np.float32) / 7
+    scale = np.where(scale == 0, np.float32(1), scale)
+    value = np.clip(np.rint(blocks / scale[..., None]), -7, 7) + 8
+    flat = value.astype(np.uint8).reshape(len(table), -1)
+    return flat[:, 0::2] | (flat[:, 1::2] << 4), scale
+
+
 def affine_u8(low: float, high: float) -> tuple[float, int]:
     """Return scale and zero point that map [low, high], widened to hold 0, to 0..255."""
     low, high = min(low, 0.0), max(high, 0.0)
@@ -98,20 +116,22 @@ def affine_u8(low: float, high: float) -> tuple[float, int]:
     return scale, int(np.clip(round(-low / scale), 0, 255))
 
 
-def int8(model: Any, ranges: Ranges | None = None) -> Any:
+def int8(model: Any, ranges: Ranges | None = None, *, table_bits: int = 8) -> Any:
     """Return the graph with 8-bit products and embeddings.
 
     Args:
         model: a fused fp32 graph.
         ranges: (low, high) of each activation that enters a product (see `activations`); None
             measures at run time.
+        table_bits: 8, or 4 for word embeddings that were trained with that rounding
+            (components.lib.fake_quant.rounded_table).
     """
     from onnx import helper, numpy_helper
 
     source, model = model, type(model)()
     model.CopyFrom(source)  # nodes are renamed below
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    rewrite = Rewrite(weights, ranges)
+    rewrite = Rewrite(weights, ranges, table_bits)
     for node, bias in with_biases(list(model.graph.node), weights):
         quantise_node(rewrite, node, bias)
     used = {name for node in rewrite.nodes for name in node.input}
@@ -256,10 +276,20 @@ def is_table(weight: np.ndarray | None, node: Any) -> bool:
 
 
 def look_up(rewrite: Rewrite, node: Any) -> None:
-    """Pick 8-bit rows and their scales."""
+    """Pick 8-bit (or 4-bit) rows and their scales."""
     from onnx import TensorProto
 
     name, out = node.input[0], node.output[0]
+    if rewrite.table_bits == 4 and rewrite.weights[name].shape[1] % TABLE_BLOCK == 0:
+        packed, scale = rows_to_int4(rewrite.weights[name])
+        tables = [
+            rewrite.tensor(f"{name}.int4", packed),
+            node.input[1],
+            rewrite.tensor(f"{name}.scale", scale),
+        ]
+        rewrite.add("GatherBlockQuantized", tables, [out], gather_axis=0, quantize_axis=1,
+                    block_size=TABLE_BLOCK, bits=4)  # fmt: skip
+        return
     value, scale = columns_to_int8(rewrite.weights[name].T)
     rows = [
         rewrite.tensor(f"{name}.int8", value.T),

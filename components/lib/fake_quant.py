@@ -15,6 +15,8 @@ from torch.nn import functional
 
 WEIGHT_LEVELS = 127.0
 ACTIVATION_LEVELS = 255.0
+TABLE_LEVELS = 7.0
+TABLE_BLOCK = 32
 
 
 def rounded_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -36,6 +38,16 @@ def rounded_activation(values: torch.Tensor) -> torch.Tensor:
         level = (full / scale).round_().add_(zero).clamp_(0, ACTIVATION_LEVELS)
         error = level.sub_(zero).mul_(scale).sub_(full)
     return values + error.to(values.dtype)
+
+
+def rounded_table(table: torch.Tensor) -> torch.Tensor:
+    """Round an embedding table (rows, columns) to 15 levels with one scale for `TABLE_BLOCK`
+    columns of a row, as `components.export.quantise.rows_to_int4` stores it. Rounding again changes
+    nothing."""
+    blocks = table.float().unflatten(1, (-1, TABLE_BLOCK))
+    scale = (blocks.abs().amax(dim=2, keepdim=True) / TABLE_LEVELS).clamp_min(1e-12)
+    level = (blocks / scale).round_().clamp_(-TABLE_LEVELS, TABLE_LEVELS)
+    return (level * scale).flatten(1).to(table.dtype)
 
 
 def _forward(linear: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
