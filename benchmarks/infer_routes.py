@@ -102,19 +102,26 @@ def torch_route(subject: Subject, threads: int, *, compiled: bool) -> Route:
 def session_route(
     name: str, path: Path, threads: int, *, peer: bool, side_by_side: bool = False
 ) -> Route:
-    """An ONNX file on ONNX Runtime: all threads inside a call, or one call a thread."""
-    provider = PROVIDERS["cpu"]
-    session = open_session(path, provider=provider, threads=1 if side_by_side else threads)
-    kinds = {item.name: DTYPES[item.type] for item in session.get_inputs()}
+    """An ONNX file on ONNX Runtime: all threads inside a call, or, as `Runner` does, calls side by
+    side on one thread each, and all threads inside a call that is alone."""
+    whole = open_session(path, provider=PROVIDERS["cpu"], threads=threads)
+    kinds = {item.name: DTYPES[item.type] for item in whole.get_inputs()}
 
-    def call(feed: Feed) -> np.ndarray:
+    def call(session: Any, feed: Feed) -> np.ndarray:
         return session.run(None, {n: feed[n].astype(k, copy=False) for n, k in kinds.items()})[0]
 
-    def together(feeds: Sequence[Feed]) -> list[np.ndarray]:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(call, feeds))
+    def in_turn(feeds: Sequence[Feed]) -> list[np.ndarray]:
+        return [call(whole, feed) for feed in feeds]
 
-    run: Run = together if side_by_side else (lambda feeds: [call(feed) for feed in feeds])
+    def together(feeds: Sequence[Feed]) -> list[np.ndarray]:
+        if len(feeds) == 1:
+            return in_turn(feeds)
+        return list(pool.map(lambda feed: call(narrow, feed), feeds))
+
+    if side_by_side:
+        narrow = open_session(path, provider=PROVIDERS["cpu"], threads=1)
+        pool = ThreadPoolExecutor(threads)
+    run: Run = together if side_by_side else in_turn
     size = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*"))
     return Route(name=name, run=run, size_bytes=size, peer=peer)
 

@@ -243,8 +243,8 @@ def cut(
 
 
 def table_bits(model: Any, precision: str) -> int:
-    """Bits of a word embedding in the graph: 4 where the layers get 8 and learn around the rounding.
-    A table that is the output's, too, keeps 8: every logit would carry the error."""
+    """Bits of a word embedding in the graph: 4 where the layers get 8 and learn around it. A table
+    that is the output's, too, keeps 8: every logit would carry the error."""
     from components.lib.fake_quant import TABLE_BLOCK
 
     plain = model.get_input_embeddings()

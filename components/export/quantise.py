@@ -3,6 +3,7 @@
 Weights become signed 8 bits with one scale a column, activations unsigned 8 bits with one scale a
 tensor: VNNI multiplies exactly these. On two Zen 4 cores u8 x s8 is twice as fast as u8 x u8, and
 a scale a column costs nothing over one a matrix while it cuts the error of a product by a sixth.
+Scales are numbers that fp16 holds, so that the file stores them in half the bytes without error.
 
 Dynamic: every product measures its input's range. Static: ranges come from training data, a
 sequence's result does not depend on what else is in its batch.
@@ -25,8 +26,10 @@ INT4_BLOCK = 32
 # GatherBlockQuantized: rows of 4-bit values, a scale for so many of them.
 TABLE_BLOCK = 32
 STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
-# Weights of fewer elements stay fp32.
-SMALL = 1024
+# Weights of fewer elements stay fp32: a cast's own description takes as many bytes.
+SMALL = 64
+# Least scale: fp16 still holds it to a sixteenth.
+LEAST_SCALE = 2.0**-20
 Ranges = dict[str, tuple[float, float]]
 
 
@@ -59,13 +62,10 @@ class Rewrite:
         self.nodes.append(node)
 
     def weight8(self, name: str) -> list[str]:
-        """Add the 8-bit form of a (rows, columns) weight; returns names of value, scale, zero."""
+        """Add the 8-bit form of a (rows, columns) weight; returns names of value and scale (its
+        zero point is 0, which operators assume)."""
         value, scale = columns_to_int8(self.weights[name])
-        return [
-            self.tensor(f"{name}.int8", value),
-            self.tensor(f"{name}.scale", scale),
-            self.tensor(f"{name}.zero", np.zeros(len(scale), np.int8)),
-        ]
+        return [self.tensor(f"{name}.int8", value), self.tensor(f"{name}.scale", scale)]
 
     def activation8(self, name: str) -> list[str]:
         """Add the 8-bit form of an activation, once; returns names of value, scale, zero."""
@@ -87,11 +87,17 @@ def columns_to_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantise (rows, columns) symmetrically, one scale a column.
 
     Returns:
-        int8 values in -127..127 and float32 scales (columns).
+        int8 values in -127..127 and float32 scales (columns) that are exact in fp16.
     """
-    scale = np.abs(weight).max(axis=0).astype(np.float32) / 127
-    scale = np.where(scale == 0, np.float32(1), scale)
+    scale = half_above(np.maximum(np.abs(weight).max(axis=0) / 127, LEAST_SCALE))
     return np.rint(weight / scale).astype(np.int8), scale
+
+
+def half_above(values: np.ndarray) -> np.ndarray:
+    """Round up to the next number that fp16 holds; returns float32."""
+    half = values.astype(np.float16)
+    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
+    return half.astype(np.float32)
 
 
 def rows_to_int4(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +105,12 @@ def rows_to_int4(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         uint8 (rows, columns / 2), the earlier value in the low half, 8 for zero; float32 scales
-        (rows, blocks).
+        (rows, blocks) that are exact in fp16.
     """
     blocks = table.reshape(len(table), -1, TABLE_BLOCK)
-    scale = np.abs(blocks).max(axis=2).astype(np.float32) / 7
-    scale = np.where(scale == 0, np.float32(1), scale)
+    # A little less than a seventh: a table that was rounded before finds its own scales again.
+    least = np.abs(blocks).max(axis=2) * np.float32((1 - 1e-5) / 7)
+    scale = half_above(np.maximum(least, LEAST_SCALE))
     value = np.clip(np.rint(blocks / scale[..., None]), -7, 7) + 8
     flat = value.astype(np.uint8).reshape(len(table), -1)
     return flat[:, 0::2] | (flat[:, 1::2] << 4), scale
@@ -143,7 +150,8 @@ def int8(model: Any, ranges: Ranges | None = None, *, table_bits: int = 8) -> An
     versions = {item.domain: item.version for item in model.opset_import}
     versions[onnx_graph.MICROSOFT] = 1
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    return half_weights(made)
 
 
 def with_biases(nodes: list[Any], weights: Any) -> list[tuple[Any, str | None]]:
@@ -238,13 +246,13 @@ def plain_gemm(node: Any) -> bool:
 
 def multiply(rewrite: Rewrite, source: str, weight: str, bias: str | None, output: str) -> None:
     """Write an 8-bit product with an optional bias."""
-    value, scale, zero = rewrite.weight8(weight)
-    last = [bias] if bias else []
+    value, scale = rewrite.weight8(weight)
+    last = ["", bias] if bias else []  # "": the weight's zero point
     if rewrite.ranges is None:
-        rewrite.add("DynamicQuantizeMatMul", [source, value, scale, zero, *last], [output])
+        rewrite.add("DynamicQuantizeMatMul", [source, value, scale, *last], [output])
         return
     a, a_scale, a_zero = rewrite.activation8(source)
-    inputs = [a, value, a_scale, scale, a_zero, zero, *last]
+    inputs = [a, value, a_scale, scale, a_zero, *last]
     rewrite.add("MatMulIntegerToFloat", inputs, [output])
 
 
@@ -258,10 +266,10 @@ def attend(rewrite: Rewrite, node: Any) -> None:
     source, weight, bias = node.input[:3]
     mask = node.input[3] if len(node.input) > 3 else ""
     a, a_scale, a_zero = rewrite.activation8(source)
-    value, scale, zero = rewrite.weight8(weight)
+    value, scale = rewrite.weight8(weight)
     rewrite.add(
         "QAttention",
-        [a, value, bias, a_scale, scale, mask, a_zero, zero],
+        [a, value, bias, a_scale, scale, mask, a_zero],
         [node.output[0]],
         num_heads=attribute(node, "num_heads", 1),
         unidirectional=attribute(node, "unidirectional", 0),
@@ -340,7 +348,7 @@ def embed(rewrite: Rewrite, node: Any) -> None:
 
 def half_weights(model: Any) -> Any:
     """Store weights in fp16; the session restores them to fp32 once, when it loads (CPU kernels
-    compute in fp32: this halves the file, not the time)."""
+    compute in fp32: this halves the file, not the time). What fp16 cannot hold stays fp32."""
     from onnx import TensorProto, helper, numpy_helper
 
     made = type(model)()
@@ -348,8 +356,10 @@ def half_weights(model: Any) -> Any:
     casts = []
     for tensor in made.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= SMALL:
-            name, value = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(numpy_helper.from_array(value, f"{name}.half"))
+            name, whole = tensor.name, numpy_helper.to_array(tensor)
+            if np.abs(whole).max(initial=0.0) > np.finfo(np.float16).max:
+                continue
+            tensor.CopyFrom(numpy_helper.from_array(whole.astype(np.float16), f"{name}.half"))
             casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *made.graph.node]
     del made.graph.node[:]
@@ -358,9 +368,11 @@ def half_weights(model: Any) -> Any:
 
 
 def int4_weights(source: Path, target: Path) -> None:
-    """Store the weights of matrix products in 4 bits (decoders: they are bound by reading weights).
+    """Store the weights of matrix products in 4 bits (decoders: they are bound by reading weights),
+    embedding tables in 8.
 
-    The embedding and the output projection keep their precision.
+    Raises:
+        DataError: the graph has nothing to store in 4 bits.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -372,5 +384,8 @@ def int4_weights(source: Path, target: Path) -> None:
     quantizer.process()
     made = quantizer.model.model
     if "MatMulNBits" not in onnx_graph.operators(made):
-        raise DataError("int4: the graph has no matrix product with a constant weight")
-    onnx_graph.save(made, target)
+        raise DataError(
+            "int4: the graph has no matrix product with a constant weight",
+            remedy="use int8 for this model",
+        )
+    onnx_graph.save(int8(made), target)  # no product with a plain weight is left: tables only

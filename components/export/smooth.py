@@ -105,8 +105,10 @@ def best_factors(seen: Observed, weight: np.ndarray) -> np.ndarray | None:
 
 
 def normalised(factors: np.ndarray) -> np.ndarray:
-    """Scale factors to a geometric mean of 1 (only their proportions matter)."""
-    return factors / np.exp(np.log(factors).mean())
+    """Scale factors to a geometric mean of 1 (only their proportions matter), with inverses that
+    fp16 holds, so that the file stores them in half the bytes without error."""
+    inverse = np.exp(np.log(factors).mean()) / factors
+    return 1 / np.clip(inverse, 2.0**-14, 2.0**15).astype(np.float16).astype(np.float64)
 
 
 def expected_error(seen: Observed, weight: np.ndarray, factors: np.ndarray) -> float:

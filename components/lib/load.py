@@ -23,14 +23,20 @@ from components.lib.dataset import Split
 from components.lib.runner import Runner
 
 SCENARIOS = ("SingleStream", "Server", "Offline")
-# Early stopping certifies a 99th percentile with 99 % confidence from 662 queries on, with a few
-# late ones from 1,000 on (MLPerf inference rules, appendix on early stopping).
-SERVER_QUERIES = 1000
+# Early stopping certifies a 99th percentile with 99 % confidence from 662 queries on, from more if
+# any is late (MLPerf inference rules, appendix on early stopping).
+LEAST_CERTIFIED = 662
+SERVER_QUERIES = 800
+# A server that needs longer than this many times the wanted duration for them stops there.
+SERVER_PATIENCE = 5.0
 # A server is offered at most this share of what one request after another would allow.
 SERVER_UTILISATION = 0.5
 DEFAULT_P99_MS = 50.0
 SAMPLES = 1024
-# Offline hands over enough samples for this many times the wanted duration.
+LEAST_QUERIES = 100
+# Offline hands over enough samples for the wanted duration: at first for a runner whose batches are
+# this much faster than single requests, then with this headroom over what was measured.
+OFFLINE_GAIN = 1.9
 OFFLINE_HEADROOM = 1.2
 
 
@@ -60,18 +66,47 @@ def measure(
     """
     rows = np.random.default_rng(seed).permutation(split.rows)[:SAMPLES]
     single = run_scenario(runner, split, rows, "SingleStream", seconds)
-    rate = requests_per_second or 1.0
-    most = SERVER_UTILISATION * 1000.0 / max(single["latency_ms"]["mean"], 1e-3)
-    offered = max(rate, min(SERVER_QUERIES / seconds, most))
-    bound = p99_latency_ms or DEFAULT_P99_MS
-    server = run_scenario(runner, split, rows, "Server", seconds, qps=offered, bound_ms=bound)
-    server |= {"offered_per_second": offered, "p99_bound_ms": bound}
-    guess = 1000.0 / max(single["latency_ms"]["mean"], 1e-3)
-    offline = run_scenario(runner, split, rows, "Offline", seconds, qps=guess)
+    most = 1000.0 / max(single["latency_ms"]["mean"], 1e-3)
+    server = serve(
+        runner,
+        split,
+        rows,
+        seconds,
+        offered=max(
+            requests_per_second or 1.0, min(SERVER_QUERIES / seconds, SERVER_UTILISATION * most)
+        ),
+        bound_ms=p99_latency_ms or DEFAULT_P99_MS,
+    )
+    offline = run_scenario(runner, split, rows, "Offline", seconds, qps=OFFLINE_GAIN * most)
     if not offline["valid"]:  # batches were faster than the guess: hand over more at once
         faster = OFFLINE_HEADROOM * offline["samples_per_second"]
         offline = run_scenario(runner, split, rows, "Offline", seconds, qps=faster)
     return {"SingleStream": single, "Server": server, "Offline": offline, "seconds": seconds}
+
+
+def serve(
+    runner: Runner,
+    split: Split,
+    rows: np.ndarray,
+    seconds: float,
+    *,
+    offered: float,
+    bound_ms: float,
+) -> dict[str, Any]:
+    """Run the Server scenario at `offered` requests a second, for as long as it takes to certify
+    its 99th percentile, within reason."""
+    queries = int(min(SERVER_QUERIES, SERVER_PATIENCE * seconds * offered))
+    found = run_scenario(
+        runner, split, rows, "Server", seconds, qps=offered, bound_ms=bound_ms, queries=queries
+    )
+    if not found["valid"] and not found["why_invalid"]:  # the generator gives no reason for these
+        found["why_invalid"] = (
+            f"{found['queries']} queries are too few to certify a 99th percentile "
+            f"({LEAST_CERTIFIED} at least)"
+            if found["queries"] < LEAST_CERTIFIED
+            else f"too many of {found['queries']} queries took longer than {bound_ms:g} ms"
+        )
+    return found | {"offered_per_second": offered, "p99_bound_ms": bound_ms}
 
 
 def run_scenario(
@@ -83,15 +118,16 @@ def run_scenario(
     *,
     qps: float = 1.0,
     bound_ms: float = DEFAULT_P99_MS,
+    queries: int = LEAST_QUERIES,
 ) -> dict[str, Any]:
-    """Run one scenario and read its verdict from the generator's log."""
+    """Run one scenario, of `queries` at least, and read its verdict from the generator's log."""
     import mlperf_loadgen as loadgen
 
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, scenario)
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = int(seconds * 1000)
-    settings.min_query_count = 100 if scenario != "Offline" else 1
+    settings.min_query_count = max(queries, LEAST_QUERIES) if scenario != "Offline" else 1
     settings.performance_sample_count_override = len(rows)
     if scenario == "Server":
         settings.server_target_qps = qps

@@ -13,6 +13,7 @@ import torch
 from components.compress import recommend
 from components.compress.search import Predicted
 from components.contract import SpecError
+from components.export import quantise
 from components.lib import fake_quant, onnx_graph, pruned
 
 
@@ -133,3 +134,30 @@ def test_rounding_lets_gradients_through_and_ends_with_the_block() -> None:
         linear.weight.grad, values.detach().sum(0).expand(4, 8), atol=0.1, rtol=0.1
     )
     assert torch.equal(linear(values), exact)
+
+
+def test_a_rounded_table_is_what_the_graph_looks_up() -> None:
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    torch.manual_seed(0)
+    table = torch.randn(50, 64) * torch.logspace(-3, 1, 50)[:, None]
+    table[7] = 0.0
+    rounded = fake_quant.rounded_table(table)
+    assert torch.equal(fake_quant.rounded_table(rounded), rounded)
+    step = table.unflatten(1, (-1, 32)).abs().amax(2, keepdim=True).expand(-1, -1, 32) / 7
+    assert ((rounded - table).abs() <= 0.502 * step.flatten(1) + 1e-6).all()
+    node = helper.make_node("Gather", ["table", "ids"], ["y"], axis=0)
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(rounded.numpy(), "table")],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", onnx_graph.OPSET),
+              helper.make_opsetid(onnx_graph.MICROSOFT, 1)]  # fmt: skip
+    whole = helper.make_model(graph, opset_imports=opsets, ir_version=onnx_graph.IR_VERSION)
+    made = quantise.int8(whole, table_bits=4)
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"ids": np.arange(50)})[0]
+    np.testing.assert_array_equal(found, rounded.numpy())
