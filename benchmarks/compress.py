@@ -290,14 +290,11 @@ def measure(
 
 
 def spread_batches(rows: int, most: int) -> list[np.ndarray]:
-    """Batches of a plain script, in file order: as many as hold about `most` rows, evenly spread, so
-    that their padding is that of the whole file."""
-    starts = np.arange(0, rows, PADDED_BATCH)
-    taken = np.linspace(0, len(starts) - 1, max(1, min(len(starts), most // PADDED_BATCH)))
-    return [
-        np.arange(start, min(start + PADDED_BATCH, rows))
-        for start in starts[taken.round().astype(int)]
-    ]
+    """Batches of a plain script, in file order: as many as hold about `most` rows, evenly spread,
+    so that their padding is that of the whole file."""
+    count = -(-rows // PADDED_BATCH)
+    taken = np.linspace(0, count - 1, max(1, min(count, most // PADDED_BATCH))).round().astype(int)
+    return [np.arange(i * PADDED_BATCH, min((i + 1) * PADDED_BATCH, rows)) for i in taken]
 
 
 def point(
