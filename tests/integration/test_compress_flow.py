@@ -217,6 +217,24 @@ def test_a_dataset_of_another_task_is_refused(tuned: dict[str, Any]) -> None:
         compressed(mixed, "token-classification", "prune50")
 
 
+def test_a_decoder_loses_depth_and_width(tmp_path: Path) -> None:
+    task, store = "causal-lm", make_store(tmp_path / "store")
+    (tmp_path / "data").mkdir()
+    dataset = make_dataset(store, tmp_path / "data", task, rows=24)
+    shutil.rmtree(Path(store.tiers.hot) / "scratch")
+    model = make_model(store, tmp_path / "whole", task, [])
+    training = {"epochs": 1, "global_batch": 8, "precision": "fp32"}
+    made = {"store": store, task: {"dataset": dataset, "model": model}}
+    uri, context = compressed(made, task, "distill3+prune30", training=training)
+    folder = folder_of(store, uri, tmp_path)
+    cut = load_model(folder, task)
+    assert len(pruned.layers_of(cut)) == 3
+    sizes = pruned.sizes_of(cut)
+    assert sizes == [pruned.Sizes(heads=3, neurons=s.neurons) for s in sizes]
+    assert context.metrics["removed_share"] == pytest.approx(1 - 0.75 * 0.7, abs=0.03)
+    assert read_info(folder)["table_bits"] == 8  # it is the output's table, too
+
+
 def test_labels_stay_in_order(tuned: dict[str, Any], tmp_path: Path) -> None:
     uri, _ = compressed(tuned, "token-classification", "int8")
     folder = folder_of(tuned["store"], uri, tmp_path)
