@@ -28,17 +28,23 @@ def wanted(context: StepContext, recipe: Recipe, family: str) -> bool:
 
 
 def settle(
-    context: StepContext, folder: Path, source: Path, loaded: Any, named: dict[str, str], end: float
+    context: StepContext,
+    folder: Path,
+    loaded: Any,
+    named: dict[str, str],
+    end: float,
+    *,
+    tuned: float | None = None,
 ) -> dict[str, Any] | None:
     """Write the retrained model to `folder` when rounding loses more than the budget.
 
     Args:
         context: the step's; its metrics get both scores.
         folder: where the model goes.
-        source: the tuned model.
         loaded: `step.Loaded` of it.
         named: entries for suanli.json.
         end: by time.perf_counter, training stops.
+        tuned: the tuned model's score, where `loaded` is not that model any more.
 
     Returns:
         What was written to suanli.json; None when the loss is within the budget.
@@ -52,7 +58,7 @@ def settle(
     metric = MAIN_METRIC[material.task.name]
     allowed = float(context.arguments["max_quality_drop"])
     with context.phase("evaluate"):
-        tuned = material.score(model)[metric]
+        tuned = material.score(model)[metric] if tuned is None else tuned
         with fake_quant.eight_bit_products(layers_of(model)):
             rounded = material.score(model)[metric]
     context.metrics.update(tuned=tuned, compressed=rounded, retrained=False)

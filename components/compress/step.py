@@ -39,7 +39,7 @@ def run(context: StepContext) -> str:
     info = None
     if recipe.cuts:
         info = cut(context, recipe, source, folder, named, start)
-    elif round8.wanted(context, recipe, family_of(source)):
+    elif recipe.embed4 or round8.wanted(context, recipe, family_of(source)):
         info = rounded(context, recipe, source, folder, named, start)
     if info is None:
         with context.phase("compress"):
@@ -87,11 +87,11 @@ class Loaded:
     keep_bytes: int = KEEP_BYTES
 
 
-def load(context: StepContext, source: Path) -> Loaded:
+def load(context: StepContext, source: Path, *, cut: bool) -> Loaded:
     """Read model and dataset, and prepare torch.
 
     Raises:
-        SpecError: a family without a layout.
+        SpecError: a family without a layout, to be cut.
         DataError: the dataset does not fit the model.
     """
     import torch
@@ -109,7 +109,8 @@ def load(context: StepContext, source: Path) -> Loaded:
     torch.manual_seed(int(arguments.get("seed") or 0))
     with context.phase("load"):
         model = load_model(source, task, attention=attention.PADDED)
-        pruned.layout_of(model)
+        if cut:
+            pruned.layout_of(model)
         material = load_material(
             context.fetch(context.inputs["dataset"]), task, source,
             image_size=int(getattr(model.config, "image_size", 0) or 0),
@@ -135,11 +136,24 @@ def rounded(
     named: dict[str, str],
     start: float,
 ) -> dict[str, Any] | None:
-    """Train the whole model with 8-bit rounding if that costs more than the budget."""
-    loaded = load(context, source)
-    budget = context.arguments.get("budget_s")
-    end = round8.time_left(start, budget, WRITE_S)
-    return round8.settle(context, folder, source, loaded, named, end)
+    """Round the embeddings if asked, and train the whole model with 8-bit rounding if that costs
+    more than the budget; None when nothing was changed."""
+    from components.lib.modelling import save_model
+
+    loaded = load(context, source, cut=False)
+    before = None
+    if recipe.embed4:
+        before = loaded.material.score(loaded.model)[MAIN_METRIC[loaded.material.task.name]]
+        loaded.info["table_bits"] = round_embeddings(loaded.model)
+    written = None
+    if round8.wanted(context, recipe, family_of(source)):
+        end = round8.time_left(start, context.arguments.get("budget_s"), WRITE_S)
+        written = round8.settle(context, folder, loaded, named, end, tuned=before)
+    if written is None and recipe.embed4:
+        written = {**loaded.info, **named}
+        with context.phase("save"):
+            save_model(loaded.model, folder, tokenizer=loaded.tokenizer, info=dict(written))
+    return written
 
 
 def cut(
@@ -152,11 +166,11 @@ def cut(
 ) -> dict[str, Any]:
     """Cut the model in `source` as the recipe says, teach it, and write it to `folder`."""
     from components.compress import latency, repair, search
-    from components.lib import distil, fake_quant, pruned
+    from components.lib import distil, pruned
     from components.lib.modelling import parameter_count, save_model
 
     arguments = context.arguments
-    loaded = load(context, source)
+    loaded = load(context, source, cut=True)
     model, material, task = loaded.model, loaded.material, loaded.material.task.name
     weights = repair.Weights(**(arguments.get("distillation") or {}))
     eight_bits = recipe.precision.startswith("int8")
@@ -165,10 +179,7 @@ def cut(
         repair.clone(model), task,
         dtype=loaded.dtype, keep_bytes=KEEP_BYTES, relations=weights.relations > 0,
     )  # fmt: skip
-    bits = table_bits(model, recipe.precision)
-    if bits == 4:
-        table = model.get_input_embeddings()
-        table.weight.data = fake_quant.rounded_table(table.weight.data)
+    bits = round_embeddings(model) if recipe.embed4 else 8
     before_scoring = time.perf_counter()
     with context.phase("evaluate"):
         tuned = material.score(teacher.model)
@@ -242,15 +253,17 @@ def cut(
     return written
 
 
-def table_bits(model: Any, precision: str) -> int:
-    """Bits of a word embedding in the graph: 4 where the layers get 8 and learn around it. A table
+def round_embeddings(model: Any) -> int:
+    """Round the word embeddings to 4 bits, in place; returns the bits that they now need. A table
     that is the output's, too, keeps 8: every logit would carry the error."""
-    from components.lib.fake_quant import TABLE_BLOCK
+    from components.lib.fake_quant import TABLE_BLOCK, rounded_table
 
-    plain = model.get_input_embeddings()
-    fits = getattr(plain, "embedding_dim", 1) % TABLE_BLOCK == 0
-    alone = model.get_output_embeddings() is None
-    return 4 if precision.startswith("int8") and fits and alone else 8
+    table = model.get_input_embeddings()
+    fits = getattr(table, "embedding_dim", 1) % TABLE_BLOCK == 0
+    if not fits or model.get_output_embeddings() is not None:
+        return 8
+    table.weight.data = rounded_table(table.weight.data)
+    return 4
 
 
 def notes_of(candidates: list[dict[str, Any]], table: Any, budget: float | None) -> list[str]:

@@ -129,7 +129,7 @@ def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:
     if not rounding_is_checked(job, variant):
         seconds = start_seconds(machine, "data")
         return cost(job, machine, seconds, PYTHON_BYTES, spread=1.6, **moved)
-    # Two validations, with and without rounding; training with it is the exception.
+    # Validations with and without rounding; training with it is the exception.
     seconds = start_seconds(machine, "compress") + 2 * validation_seconds(job, machine, "fp32")
     memory = TORCH_BYTES + 12.0 * job.parameters
     found = cost(job, machine, seconds, memory, spread=1.6, **moved)

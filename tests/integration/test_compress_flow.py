@@ -91,6 +91,20 @@ def test_cut_models_keep_their_quality_through_export(
     assert found["value"] == pytest.approx(context.metrics["compressed"], abs=0.03)
 
 
+def test_embeddings_in_4_bits_halve_the_file(tuned: dict[str, Any], tmp_path: Path) -> None:
+    task, store = "text-classification", tuned["store"]
+    dataset, found = tuned[task]["dataset"], {}
+    for variant in ("int8-static", "embed4+int8-static"):
+        uri, _ = compressed(tuned, task, variant)
+        asked = {"task": task, "variant": variant, "target": "cpu", "max_length": 64}
+        graph = export.run(make_context(store, "export", asked, {"model": uri, "dataset": dataset}))
+        found[variant] = json.loads((folder_of(store, graph, tmp_path) / "export.json").read_text())
+    whole, half = found.values()
+    assert half["size_bytes"] < 0.62 * whole["size_bytes"]  # bert-tiny is mostly embeddings
+    assert half["operators"]["GatherBlockQuantized"] == 1
+    assert half["precision"] == "int8-static", half["fallbacks"]
+
+
 def test_cuts_are_made_from_left_to_right(tuned: dict[str, Any], tmp_path: Path) -> None:
     task = "text-classification"
     training = {"epochs": 1, "global_batch": 32, "precision": "fp32"}
@@ -198,6 +212,7 @@ def test_a_teacher_that_knows_nothing_is_refused(tuned: dict[str, Any], tmp_path
         ("prune50+int8+fp16", "2 precisions"),
         ("prune99", "prune95"),
         ("shrink50", "unknown"),
+        ("embed4", "without int8"),
     ],
 )
 def test_impossible_variants_are_refused(tuned: dict[str, Any], variant: str, message: str) -> None:
