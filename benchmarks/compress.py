@@ -8,6 +8,7 @@ and run on the same batches, so that only the cuts and how they were repaired di
 
 - stock int8: nothing cut, ONNX Runtime's own route (trace, optimizer, quantize_dynamic);
 - plain int8: nothing cut, our graph;
+- embed4+int8-static: nothing cut, word embeddings in 4 bits;
 - prune<percent>+int8-static, distill<layers>+int8-static: ours, by the compress step with the given
   budget;
 - depth cut: evenly spaced layers, distilled from logits alone (as DistilBERT, Sanh et al. 2019);
@@ -55,7 +56,7 @@ from components.storage import Store, Tiers
 
 RESULTS = Path(__file__).parent / "results"
 POINTS = (
-    "stock int8", "plain int8", "prune30+int8-static", "prune50+int8-static",
+    "stock int8", "plain int8", "embed4+int8-static", "prune30+int8-static", "prune50+int8-static",
     "prune65+int8-static", "distill3+int8-static", "depth cut 4", "depth cut 3", "magnitude 50",
     "torch-pruning one-shot 30", "torch-pruning one-shot 50",
 )  # fmt: skip
@@ -91,7 +92,7 @@ def make_point(
     folder.mkdir(parents=True, exist_ok=True)
     start, cpu = time.perf_counter(), time.process_time()
     with budget_clock(args.clock):
-        if name.startswith(("prune", "distill")):
+        if name.startswith(("embed4", "prune", "distill")):
             facts = ours(name, spec, subject, folder, args)
         else:
             facts = peer(name, spec, subject, folder, args)

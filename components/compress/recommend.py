@@ -92,10 +92,11 @@ def recommended(
         if epoch_flops > MOST_EPOCH_FLOPS:
             return reasons
         first, second = PRUNED
-        reasons[f"prune{first}+{last}"] = (
+        # Ranges from training data: a static graph rounds less than one that measures each batch.
+        reasons[f"prune{first}+int8-static"] = (
             "half of the layers' parameters, learnt back from the tuned model"
         )
-        reasons[f"prune{second}+{last}"] = "for budgets that leave room below half"
+        reasons[f"prune{second}+int8-static"] = "for budgets that leave room below half"
     return reasons
 
 
