@@ -139,14 +139,21 @@ def kept_share(variant: str, layers: int) -> float:
     """Share of the layers' parameters that `variant` keeps."""
     share = 1.0
     for cut in parse(variant, "cpu").cuts:
-        share *= _kept(cut, layers)
+        share *= kept_of(cut, layers)
         if cut.method == "distill":
             layers = min(layers, cut.amount)
     return share
 
 
-def _kept(cut: Cut, layers: int) -> float:
-    return 1 - cut.amount / 100 if cut.method == "prune" else min(1.0, cut.amount / layers)
+def kept_of(cut: Cut, layers: int) -> float:
+    """Share of the layers' parameters that `cut` keeps; of a speed-up, what it keeps if products
+    were all that takes time."""
+    match cut.method:
+        case "prune":
+            return 1 - cut.amount / 100
+        case "speed":
+            return 1 / cut.amount
+    return min(1.0, cut.amount / layers)
 
 
 def searches(
@@ -157,7 +164,7 @@ def searches(
     cuts = parse(variant, "cpu").cuts
     for number, cut in enumerate(cuts):
         ways = ways_of(cut, layers)
-        kept = share * _kept(cut, layers)
+        kept = share * kept_of(cut, layers)
         step = (FIXED_SHARE + (1 - FIXED_SHARE) * kept) / steps_per_epoch
         rounds = [
             min(FIRST_ROUND_STEPS, steps_per_epoch) * 2**n * step + RANKING_STEPS / steps_per_epoch
@@ -189,4 +196,4 @@ def ways_of(cut: Cut, layers: int) -> int:
     """Candidates that the search makes (components/compress/search.py)."""
     if cut.method == "distill":
         return 2
-    return min(int(layers * cut.amount / 100), layers // 3) + 1
+    return min(int(layers * (1 - kept_of(cut, layers))), layers // 3) + 1

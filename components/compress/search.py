@@ -46,14 +46,11 @@ class Limits:
         epochs: of the winner's training.
         deadline: by time.perf_counter; None for no limit. With it, the winner trains until then,
             be it more or fewer epochs.
-        speedup: how many times faster, by the table, the layers must become when heads and neurons
-            are cut, beside losing the parameters; None for no wish.
         predicted: what the plan says of this search, in seconds; None without a plan.
     """
 
     epochs: float
     deadline: float | None
-    speedup: float | None = None
     predicted: Predicted | None = None
 
 
@@ -151,7 +148,7 @@ def apply(
     if cut.method == "distill":
         ways = distil_ways(cut.amount, model, material)
     else:
-        ways = prune_ways(cut.amount, model, material, table, limits.speedup)
+        ways = prune_ways(cut, model, material, table)
     candidates = []
     for name, made, layer_map in ways:
         student = repair.Student(made, teacher, material, settings, layer_map=layer_map)
@@ -253,26 +250,26 @@ def distil_ways(
 
 
 def prune_ways(
-    percent: int,
-    model: torch.nn.Module,
-    material: Material,
-    table: Table,
-    speedup: float | None = None,
+    cut: Cut, model: torch.nn.Module, material: Material, table: Table
 ) -> list[tuple[str, torch.nn.Module, list[int]]]:
-    """Ways to remove `percent` of the layers' parameters: heads and neurons alone, or whole layers
-    first and heads and neurons for the rest; by importance a parameter and a millisecond.
+    """Ways to make `cut`, which removes a share of the layers' parameters or makes them so many
+    times as fast by the table: heads and neurons alone, or whole layers first and heads and neurons
+    for the rest; by importance a parameter and a millisecond, or a millisecond alone.
 
     Raises:
         InfeasiblePlanError: too much is asked for.
     """
     depth = len(layers_of(model))
-    limit = encoder_parameters(model) * (1 - percent / 100)
-    most = min(int(depth * percent / 100), depth // 3)
+    kept_share = recommend.kept_of(cut, depth)
+    most = min(int(depth * (1 - kept_share)), depth // 3)
     rows = material.calibration_rows(CALIBRATION_ROWS)
     scores = importance.measure(model, material, rows)
     gone = importance.cheapest_layers(model, material, rows[:INFLUENCE_ROWS], most)
-    latency_ms = table.of_layers(sizes_of(model)) / speedup if speedup else None
-    goal = structure.Goal(parameters=limit, latency_ms=latency_ms)
+    if cut.method == "speed":
+        wanted_ms = table.of_layers(sizes_of(model)) / cut.amount
+        goal = structure.Goal(latency_ms=wanted_ms, latency_weight=1.0)
+    else:
+        goal = structure.Goal(parameters=encoder_parameters(model) * kept_share)
     found: list[tuple[str, torch.nn.Module, list[int]]] = []
     problem = None
     for count in range(most + 1):

@@ -210,7 +210,6 @@ def cut(
             # A model that will be cut again only has to stand on its feet.
             epochs=loaded.epochs / left,
             deadline=deadline,
-            speedup=arguments.get("speedup"),
             predicted=predicted[number] if predicted else None,
         )
         with context.phase("train"):

@@ -11,7 +11,7 @@ from components.contract import SpecError
 PRECISIONS = ("fp32", "fp16", "int8", "int8-static", "int4")
 # Word embeddings in 4 bits: half the file of a small encoder, and no time.
 EMBED4 = "embed4"
-METHOD = re.compile(r"(prune|distill)(\d{1,3})")
+METHOD = re.compile(r"(prune|distill|speed)(\d{1,3})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +19,9 @@ class Cut:
     """One change of the weights.
 
     Attributes:
-        method: ``prune`` or ``distill``.
-        amount: percent of the layers' parameters to remove, or layers to keep.
+        method: ``prune``, ``speed`` or ``distill``.
+        amount: percent of the layers' parameters to remove, how many times as fast the layers shall
+            be, or layers to keep.
     """
 
     method: str
@@ -70,13 +71,19 @@ def _cut(part: str, variant: str) -> Cut:
     if not found:
         raise SpecError(
             f"compression.variants: {part!r} in {variant!r} is unknown",
-            remedy=f"use {', '.join(PRECISIONS)}, {EMBED4}, prune<percent> or distill<layers>",
+            remedy=f"use {', '.join(PRECISIONS)}, {EMBED4}, prune<percent>, speed<times> or "
+            "distill<layers>",
         )
     method, amount = found[1], int(found[2])
     if method == "prune" and not 1 <= amount <= 95:
         raise SpecError(
             f"compression.variants: {part!r} is not between prune1 and prune95",
             remedy="the rest of a model pruned further is mostly biases: use distill<layers>",
+        )
+    if method == "speed" and not 2 <= amount <= 9:
+        raise SpecError(
+            f"compression.variants: {part!r} is not between speed2 and speed9",
+            remedy="beyond that little is left of any layer: use distill<layers>",
         )
     if method == "distill" and amount < 1:
         raise SpecError(f"compression.variants: {part!r} leaves no layer", remedy="use distill1")

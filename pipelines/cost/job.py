@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from components.compress.recommend import check, recommended
+from components.compress.recommend import kept_share as kept_of_layers
 from pipelines.cost.model import model_shape
 from pipelines.cost.profile import IMAGE_TOKENS, Profile
 from pipelines.cost.shapes import ModelShape
@@ -158,10 +159,5 @@ def kept_share(shape: ModelShape, variant: str) -> float:
     ``distill3`` keeps three layers; embeddings stay."""
     layers = shape.num_layers * shape.layer_parameters
     rest = max(shape.parameters - layers, 0)
-    kept = float(layers)
-    for part in variant.split("+"):
-        if part.startswith("prune"):
-            kept *= 1.0 - int(part.removeprefix("prune")) / 100.0
-        if part.startswith("distill"):
-            kept *= min(1.0, int(part.removeprefix("distill")) / shape.num_layers)
+    kept = layers * kept_of_layers(variant, shape.num_layers)
     return (kept + rest) / (layers + rest)

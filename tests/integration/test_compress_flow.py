@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.compress import round8, search
+from components.compress import latency, round8, search
 from components.compress import step as compress
 from components.contract import DataError, SpecError
 from components.evaluate import step as evaluate
@@ -89,6 +89,22 @@ def test_cut_models_keep_their_quality_through_export(
     scored = evaluate.run(make_context(store, "evaluate", {**asked, "screening_s": 0.1}, inputs))
     found = json.loads((folder_of(store, scored, tmp_path) / "evaluation.json").read_text())
     assert found["value"] == pytest.approx(context.metrics["compressed"], abs=0.03)
+
+
+def test_a_wanted_speed_is_reached_by_the_table(tuned: dict[str, Any]) -> None:
+    _, context = compressed(tuned, "token-classification", "speed2+int8", budget_s=1.0)
+    entries = context.metrics["latency_table"]
+    table = latency.Table(
+        heads=tuple(map(tuple, entries["heads_ms"])),
+        neurons=tuple(map(tuple, entries["neurons_ms"])),
+        measured=entries["measured"],
+        setting=entries["setting"],
+    )
+    whole = table.of_layers([pruned.Sizes(heads=2, neurons=512)] * 2)
+    for candidate in context.metrics["candidates"]:
+        assert candidate["table_ms"] <= whole / 2 * 1.001
+        sizes = [pruned.Sizes(heads=h, neurons=n) for h, n in candidate["layers"]]
+        assert candidate["table_ms"] == pytest.approx(table.of_layers(sizes))
 
 
 def test_embeddings_in_4_bits_halve_the_file(tuned: dict[str, Any], tmp_path: Path) -> None:
@@ -211,6 +227,7 @@ def test_a_teacher_that_knows_nothing_is_refused(tuned: dict[str, Any], tmp_path
         ("distill7+int8", "2 layers"),
         ("prune50+int8+fp16", "2 precisions"),
         ("prune99", "prune95"),
+        ("speed1", "between speed2 and speed9"),
         ("shrink50", "unknown"),
         ("embed4", "without int8"),
     ],
