@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from components.lib.batching import Rows
-from components.lib.pruned import head_width, layers_of, layout_of
+from components.lib.pruned import layers_of, layout_of
 from components.lib.tasks import Batch
 
 PER_TOKEN = ("token-classification", "causal-lm")
