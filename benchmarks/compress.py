@@ -286,6 +286,7 @@ def measure(
     ]
     return {"task": subject.task, "rows_timed": len(rows), "threads": args.threads,
             "clock": args.clock, "rounds": args.rounds, "seed": args.seed,
+            "tuned_epochs": read_info(subject.model)["history"][-1]["epoch"],
             "padded_ratio": infer.ratio_of(feeds["padded"]),
             "bucketed_ratio": infer.ratio_of(feeds["bucketed"]), "points": points}  # fmt: skip
 
