@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, HEIGHT, GAP = 330, 250, 56
-TOP, LEFT, BOTTOM = 58, 58, 96
+TOP, LEFT, BOTTOM = 58, 58, 112
 ALLOWED = 0.01
 # Colours that differ in lightness, too, and marks that differ in form.
 STYLES = {
@@ -98,8 +98,8 @@ def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: floa
     """One data set."""
     xs, losses = [p["x"] for p in points.values()], [p["lost"] for p in points.values()]
     # A point far below would press the rest together: it is drawn on the lower edge, with its loss.
-    floor = min(max(max(losses), 0.02), 0.08) * 1.08
-    ceiling = min(min(losses), 0.0) - 0.004
+    floor = min(max(max(losses), 0.02), 0.05) * 1.08
+    ceiling = min(min(losses), 0.0) - 0.12 * floor
     x_high = max(xs) * 1.08
 
     def at(x: float, lost: float) -> tuple[float, float]:
@@ -133,15 +133,24 @@ def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: floa
     line = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in ours)
     colour = STYLES["ours"][0]
     made.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    for point, values in points.items():
+    in_order = sorted(points.items(), key=lambda item: item[1]["x"])
+    numbers = iter(range(len(points)))
+    for point, values in in_order:
         kind = kind_of(point)
         x, y = at(values["x"], values["lost"])
         made.append(mark(STYLES[kind][1], x, y, STYLES[kind][0]))
         label = point.removesuffix("+int8-static") if kind == "ours" else point.rsplit(" ", 1)[-1]
         if values["lost"] > floor:
-            label += f" ({-values['lost']:+.2f})"
-        above = kind == "ours"
-        made.append(text(x, y - 9 if above else y + 18, label, size=10, colour=STYLES[kind][0]))
+            label += f" ({-values['lost']:+.3f})"
+        colour, below = STYLES[kind][0], values["lost"] > floor
+        if kind == "ours":  # neighbours on the line: above and below in turn
+            above = next(numbers) % 2 == 1
+            made.append(text(x, y - 10 if above else y + 17, label, size=10, colour=colour))
+        else:
+            right = x < left + WIDTH - 70
+            place, anchor = (x + 9, "start") if right else (x - 9, "end")
+            made.append(text(place, y + (-6 if below else 4), label, anchor=anchor, size=10,
+                             colour=colour))  # fmt: skip
     return made
 
 
@@ -154,8 +163,8 @@ def draw(document: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         'font-family="Helvetica, Arial, sans-serif">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(LEFT, 22, "Change of the test score against speed (times padded fp32 PyTorch); dashed:"
-             " the loss that is allowed", anchor="start", size=13),
+        text(LEFT, 22, "Change of the test score against speed; dashed: the allowed loss",
+             anchor="start", size=13),
     ]  # fmt: skip
     for number, (name, (seeds, points)) in enumerate(sets.items()):
         parts += panel(name, seeds, points, LEFT + number * (WIDTH + GAP))
@@ -167,6 +176,7 @@ def draw(document: dict[str, Any]) -> str:
             x, y = float(LEFT), y + 22
         parts += [mark(form, x + 6, y - 4, colour), text(x + 18, y, label, anchor="start")]
         x += 40 + 6.2 * len(label)
+    parts.append(text(LEFT, y + 24, "× padded fp32 PyTorch", anchor="start", colour="#555555"))
     return "\n".join([*parts, "</svg>\n"])
 
 
