@@ -1,31 +1,37 @@
 """Quality against speed and size: ours and the peers' ways to make a tuned encoder smaller.
 
     python -m benchmarks.compress ../shared/specs/wnut17.yaml [--torch-pruning FOLDER] \
-        [--points "plain int8,prune50+int8"] [--threads 1 --clock cpu]
+        [--points "plain int8,prune50+int8-static"] [--budget 120] [--threads 1 --clock cpu]
 
 Points, all from one tuned model (cached as benchmarks.infer does), all written as our 8-bit graphs
 and run on the same batches, so that only the cuts and how they were repaired differ:
 
-- plain int8: nothing cut;
-- prune<percent>+int8, distill<layers>+int8: ours, by the compress step with the given budget;
+- stock int8: nothing cut, ONNX Runtime's own route (trace, optimizer, quantize_dynamic);
+- plain int8: nothing cut, our graph;
+- embed4+int8-static: nothing cut, word embeddings in 4 bits;
+- prune<percent>+int8-static, distill<layers>+int8-static: ours, by the compress step with the given
+  budget;
 - depth cut: evenly spaced layers, distilled from logits alone (as DistilBERT, Sanh et al. 2019);
 - magnitude: in each layer the heads and neurons of least weight norm, fine-tuned on the labels;
 - torch-pruning one-shot: the package's Taylor importance, without training. Unpack its wheel into a
   folder of its own and give that folder.
 
-Each point is kept as it is made: a broken-off run goes on where it stopped. The reference of every
-ratio is padded fp32 PyTorch (batch 32, file order) of the tuned model, timed in the same rounds.
+Each point is kept as it is made: a broken-off run goes on where it stopped. Peers that train get
+the same budget. The reference of every ratio is padded fp32 PyTorch (batch 32, file order, batches
+evenly spread over the test file) of the tuned model, timed in the same rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -37,7 +43,7 @@ import yaml
 
 from benchmarks import infer
 from benchmarks import infer_routes as routes
-from components.compress import repair
+from components.compress import repair, search
 from components.compress import step as compress
 from components.compress.importance import Importance
 from components.compress.material import Material, load_material
@@ -50,30 +56,65 @@ from components.storage import Store, Tiers
 
 RESULTS = Path(__file__).parent / "results"
 POINTS = (
-    "plain int8", "prune50+int8", "prune65+int8", "distill3+int8", "depth cut 4", "depth cut 3",
-    "magnitude 50", "torch-pruning one-shot 50",
+    "stock int8", "plain int8", "embed4+int8-static", "prune30+int8-static", "prune50+int8-static",
+    "prune65+int8-static", "distill3+int8-static", "depth cut 4", "depth cut 3", "magnitude 50",
+    "torch-pruning one-shot 30", "torch-pruning one-shot 50",
 )  # fmt: skip
+UNCUT = ("stock int8", "plain int8")
+PADDED_BATCH = 32
 LABELS_ONLY = repair.Weights(task=1.0, logits=0.0, hidden=0.0)
 LOGITS_ONLY = repair.Weights(task=0.5, logits=0.5, hidden=0.0)
+
+
+@contextlib.contextmanager
+def budget_clock(clock: str) -> Iterator[None]:
+    """Let budgets run by this process's CPU seconds a core, where the machine is shared: what other
+    work takes does not count, and a search gets what a quiet machine would give it."""
+    if clock == "wall":
+        yield
+        return
+    wall, cores = time.perf_counter, len(os.sched_getaffinity(0))
+    time.perf_counter = lambda: time.process_time() / cores
+    try:
+        yield
+    finally:
+        time.perf_counter = wall
 
 
 def make_point(
     name: str, spec: dict[str, Any], subject: routes.Subject, args: argparse.Namespace
 ) -> Path:
     """Return the folder of the point's model, made now or before."""
-    folder = args.cache / "points" / f"{subject.name}-{name.replace(' ', '-')}-{args.seed}"
-    if (folder / "made.json").exists() or name == "plain int8":
-        return subject.model if name == "plain int8" else folder
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # for making, not for timing
+    folder = args.points_folder / f"{subject.name}-{name.replace(' ', '-')}-{args.seed}"
+    if (folder / "made.json").exists() or name in UNCUT:
+        return subject.model if name in UNCUT else folder
     folder.mkdir(parents=True, exist_ok=True)
     start, cpu = time.perf_counter(), time.process_time()
-    facts: dict[str, Any] = {}
-    if name.startswith(("prune", "distill")):
-        facts = ours(name, spec, subject, folder, args)
-    else:
-        peer(name, spec, subject, folder, args)
-    facts |= {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+    with budget_clock(args.clock):
+        if name.startswith(("embed4", "prune", "distill")):
+            facts = ours(name, spec, subject, folder, args)
+        else:
+            facts = peer(name, spec, subject, folder, args)
+    facts |= {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
     (folder / "made.json").write_text(json.dumps(facts, indent=1))
+    print(f"made {name}: {facts['step_s']:.0f} s", flush=True)
     return folder
+
+
+def tuned(spec_path: Path, args: argparse.Namespace) -> routes.Subject:
+    """The tuned model of the seed, made now or before."""
+    if not args.seed:
+        return infer.tuned(spec_path, args.cache)
+    spec = yaml.safe_load(spec_path.read_text())
+    for source in spec["data"].values():
+        if isinstance(source, dict) and "uri" in source:
+            source["uri"] = str((spec_path.parent / source["uri"]).resolve())
+    spec["training"]["seed"] = args.seed
+    seeded = args.cache / "specs" / f"{spec_path.stem}-{args.seed}.yaml"
+    seeded.parent.mkdir(parents=True, exist_ok=True)
+    seeded.write_text(yaml.safe_dump(spec))
+    return infer.tuned(seeded, args.cache)
 
 
 def ours(
@@ -100,7 +141,7 @@ def ours(
         for path in made.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
     return {"step_s": seconds, "budget_s": args.budget, "phases_s": context.seconds,
-            "metrics": context.metrics}  # fmt: skip
+            "notes": context.notes, "metrics": context.metrics}  # fmt: skip
 
 
 def peer(
@@ -109,8 +150,9 @@ def peer(
     subject: routes.Subject,
     folder: Path,
     args: argparse.Namespace,
-) -> None:
-    """Make a peer's model."""
+) -> dict[str, Any]:
+    """Make a peer's model, trained for as long as ours where it trains at all."""
+    start = time.perf_counter()
     model = load_model(subject.model, subject.task, attention=attention.PADDED)
     material = load_material(
         subject.dataset, subject.task, subject.model, image_size=0, global_batch=32, seed=args.seed
@@ -125,18 +167,22 @@ def peer(
         by_magnitude(cut, int(amount) / 100)
     else:
         by_torch_pruning(cut, material, int(amount) / 100, args.torch_pruning)
+    steps = 0
     if method != "torch-pruning one-shot":
         dtype = repair.compute_dtype("auto")
         teacher = distil.Teacher(copy.deepcopy(model), subject.task, dtype=dtype, keep_bytes=0)
         settings = repair.Settings(dtype=dtype, weights=weights)
         layer_map = list(range(len(pruned.layers_of(cut))))
         student = repair.Student(cut, teacher, material, settings, layer_map=layer_map)
-        steps = round(spec["training"]["epochs"] * material.steps_per_epoch)
-        student.advance(repair.linear_decay(steps))
+        epochs = spec["training"]["epochs"] if args.budget is None else search.MOST_EPOCHS
+        end = None if args.budget is None else start + args.budget
+        student.advance(repair.linear_decay(epochs * material.steps_per_epoch, end))
+        steps = student.step
     info = {**read_info(subject.model), "variant": name, "labels": read_labels(subject.model),
             "pruning": pruned.description(cut)}  # fmt: skip
     info.pop("parameters")
     save_model(cut.requires_grad_(True), folder, tokenizer=subject.model, info=info)
+    return {"step_s": time.perf_counter() - start, "steps": steps}
 
 
 def by_magnitude(model: torch.nn.Module, share: float) -> None:
@@ -207,15 +253,15 @@ def measure(
     reference = routes.torch_route(subject, args.threads, compiled=False)
     made, folders = [reference], {}
     for name in args.points:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))  # for making, not for timing
         folders[name] = make_point(name, spec, subject, args)
-        print(f"made {name}", flush=True)
         work_here = work / name.replace(" ", "-")
         work_here.mkdir(parents=True)
-        graphs = routes.our_graphs(replace(subject, model=folders[name]), work_here)
-        made.append(
-            routes.session_route(name, graphs["int8"], args.threads, peer=False, side_by_side=True)
-        )
+        if name == "stock int8":
+            graph = routes.stock_graphs(subject, work_here)["int8"]
+        else:
+            own = replace(subject, model=folders[name])
+            graph = routes.our_graphs(own, work_here)["int8-static"]
+        made.append(routes.session_route(name, graph, args.threads, peer=False, side_by_side=True))
     torch.set_num_threads(args.threads)
     quality: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
     for split_name, scores in quality.items():
@@ -225,13 +271,12 @@ def measure(
         for route in made:
             scores[route.name] = routes.score(subject, split, route.run(feeds), plan)
     split = subject.split("test")
-    rows = np.arange(min(split.rows, args.rows))
-    padded = [rows[i : i + 32] for i in range(0, len(rows), 32)]
+    padded = spread_batches(split.rows, args.rows)
+    rows = np.concatenate(padded)
+    bucketed = plan_batches(split.lengths[rows], token_budget=CPU_TOKEN_BUDGET)
     feeds = {
         "padded": subject.feeds(split, padded),
-        "bucketed": subject.feeds(
-            split, plan_batches(split.lengths[: len(rows)], token_budget=CPU_TOKEN_BUDGET)
-        ),
+        "bucketed": subject.feeds(split, [rows[chosen] for chosen in bucketed]),
         "single": subject.feeds(split, [rows[i : i + 1] for i in range(0, len(rows), 25)]),
     }
     times = infer.rounds(made, feeds, args.rounds, args.clock)
@@ -241,7 +286,17 @@ def measure(
     ]
     return {"task": subject.task, "rows_timed": len(rows), "threads": args.threads,
             "clock": args.clock, "rounds": args.rounds, "seed": args.seed,
-            "points": points}  # fmt: skip
+            "tuned_epochs": read_info(subject.model)["history"][-1]["epoch"],
+            "padded_ratio": infer.ratio_of(feeds["padded"]),
+            "bucketed_ratio": infer.ratio_of(feeds["bucketed"]), "points": points}  # fmt: skip
+
+
+def spread_batches(rows: int, most: int) -> list[np.ndarray]:
+    """Batches of a plain script, in file order: as many as hold about `most` rows, evenly spread,
+    so that their padding is that of the whole file."""
+    count = -(-rows // PADDED_BATCH)
+    taken = np.linspace(0, count - 1, max(1, min(count, most // PADDED_BATCH))).round().astype(int)
+    return [np.arange(i * PADDED_BATCH, min((i + 1) * PADDED_BATCH, rows)) for i in taken]
 
 
 def point(
@@ -290,6 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("specs", nargs="+", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "suanli-bench")
+    parser.add_argument("--points-folder", type=Path, help="where points are kept (below --cache)")
     parser.add_argument("--points", type=lambda text: text.split(","), default=list(POINTS))
     parser.add_argument("--budget", type=float, default=None, help="seconds of each of our points")
     parser.add_argument("--torch-pruning", type=Path, help="folder with the unpacked package")
@@ -299,13 +355,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600, help="most test rows that are timed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--usd-per-hour", type=float)
+    parser.add_argument("--make-only", action="store_true", help="train the points, time nothing")
     args = parser.parse_args()
+    args.points_folder = args.points_folder or args.cache / "points"
     if args.torch_pruning is None:
         args.points = [name for name in args.points if not name.startswith("torch-pruning")]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"compress-{date.today().isoformat()}.json"
     for spec_path in args.specs:
-        subject = infer.tuned(spec_path, args.cache)
+        subject = tuned(spec_path, args)
+        if args.make_only:
+            for name in args.points:
+                make_point(name, yaml.safe_load(spec_path.read_text()), subject, args)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             spec = yaml.safe_load(spec_path.read_text())
             found = measure(spec, subject, args, Path(folder))

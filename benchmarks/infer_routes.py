@@ -20,7 +20,7 @@ from components.contract import IGNORED_LABEL
 from components.export import encoder, parity, quantise, smooth, torchscript
 from components.lib import calibrate, fusion, onnx_graph
 from components.lib.dataset import Split, load_split, read_manifest
-from components.lib.modelling import load_model
+from components.lib.modelling import load_model, read_info
 from components.lib.sequences import Sequences
 from components.lib.sessions import DTYPES, PROVIDERS, open_session
 
@@ -136,10 +136,11 @@ def our_graphs(subject: Subject, folder: Path) -> dict[str, Path]:
     feeds = subject.feeds(train, np.array_split(rows, 16))
     even = smooth.smooth(graph, calibrate.observe(graph, quantise.activations(graph), feeds))
     ranges = calibrate.ranges(even, quantise.activations(even), feeds)
+    bits = int(read_info(subject.model).get("table_bits", 8))
     made = {
         "fp32": graph,
-        "int8": quantise.int8(even),
-        "int8-static": quantise.int8(even, ranges),
+        "int8": quantise.int8(even, table_bits=bits),
+        "int8-static": quantise.int8(even, ranges, table_bits=bits),
     }
     paths = {}
     for name, value in made.items():

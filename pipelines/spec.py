@@ -27,7 +27,8 @@ from pipelines.spec_errors import describe_all, duplicate_keys, line_of, one_lin
 SPEC_VERSION = 1
 NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 VARIANT_PATTERN = re.compile(
-    r"(fp32|fp16|int8|int8-static|int4|prune[1-9][0-9]?|distill[1-9][0-9]?)"
+    r"(fp32|fp16|int8|int8-static|int4|embed4|prune[1-9][0-9]?|"
+    r"speed[2-9]|distill[1-9][0-9]?)"
 )
 DURATION_PATTERN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 URI_SCHEMES = ("file", "http", "https", "s3", "gs", "az", "abfs", "hf", "synthetic", "artifact")
@@ -47,7 +48,7 @@ def _variant(value: str) -> str:
         if not VARIANT_PATTERN.fullmatch(part):
             raise ValueError(
                 f"{part!r} is not a compression method: use fp32, fp16, int8, int8-static, int4, "
-                "prune<percent>, distill<layers>, joined with +"
+                "embed4, prune<percent>, speed<times>, distill<layers>, joined with +"
             )
     return value
 

@@ -27,12 +27,14 @@ SECONDS_AN_ENTRY = 0.25
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """Milliseconds of a batch by size: ((size, ms), ...), ascending; `measured` False for a model
-    by counting operations where the target is not at hand."""
+    by counting operations where the target is not at hand. `last_share` is what the last layer's
+    neurons cost of another layer's: a classifier runs them for the first token alone."""
 
     heads: tuple[tuple[int, float], ...]
     neurons: tuple[tuple[int, float], ...]
     measured: bool
     setting: str
+    last_share: float = 1.0
 
     def of_heads(self, count: float) -> float:
         """Milliseconds of an attention block with `count` heads."""
@@ -44,7 +46,11 @@ class Table:
 
     def of_layers(self, sizes: Sequence[Sizes]) -> float:
         """Milliseconds of all layers."""
-        return sum(self.of_heads(s.heads) + self.of_neurons(s.neurons) for s in sizes)
+        shares = [1.0] * (len(sizes) - 1) + [self.last_share]
+        return sum(
+            self.of_heads(s.heads) + share * self.of_neurons(s.neurons)
+            for s, share in zip(sizes, shares, strict=True)
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,6 +58,7 @@ class Table:
             "neurons_ms": [list(entry) for entry in self.neurons],
             "measured": self.measured,
             "setting": self.setting,
+            "last_share": self.last_share,
         }
 
 
@@ -62,7 +69,9 @@ def _interpolate(entries: tuple[tuple[int, float], ...], size: float) -> float:
     return float(np.interp(size, sizes, values))
 
 
-def measure(model: torch.nn.Module, *, precision: str, target: str, length: int) -> Table:
+def measure(
+    model: torch.nn.Module, *, precision: str, target: str, length: int, first_only: bool = False
+) -> Table:
     """Return the table for `model`'s layers.
 
     Args:
@@ -70,14 +79,16 @@ def measure(model: torch.nn.Module, *, precision: str, target: str, length: int)
         precision: int8, int8-static or anything else for fp32.
         target: ``cpu`` is measured here; ``gpu`` counts operations.
         length: typical sequence length in tokens.
+        first_only: the task reads the first token only, and so does the graph's last layer.
     """
+    last_share = 1 / length if first_only else 1.0
     whole = sizes_of(model)
     heads, neurons = max(s.heads for s in whole), max(s.neurons for s in whole)
     head_sizes = sorted({1, heads, *(max(1, heads * i // 4) for i in (1, 2, 3))})
     neuron_sizes = sorted({neurons, *(max(1, neurons * i // 8) for i in (1, 2, 4, 6))})
     can_measure = target == "cpu" and len(layout_of(model).wide) == 1
     if not can_measure or not layout_of(model).projections:
-        return counted(model, head_sizes, neuron_sizes, length)
+        return counted(model, head_sizes, neuron_sizes, length, last_share)
     hidden, width = model.config.hidden_size, head_width(model)
     eight_bits = precision.startswith("int8")
     rows = max(1, BATCH_TOKENS // length)
@@ -94,11 +105,16 @@ def measure(model: torch.nn.Module, *, precision: str, target: str, length: int)
         measured=True,
         setting=f"onnxruntime CPU, {'int8' if eight_bits else 'fp32'}, {rows} x {length} tokens, "
         "one thread",
+        last_share=last_share,
     )
 
 
 def counted(
-    model: torch.nn.Module, heads: Sequence[int], neurons: Sequence[int], length: int
+    model: torch.nn.Module,
+    heads: Sequence[int],
+    neurons: Sequence[int],
+    length: int,
+    last_share: float = 1.0,
 ) -> Table:
     """Return a table from multiplications alone, in arbitrary units."""
     hidden, width = model.config.hidden_size, head_width(model)
@@ -109,6 +125,7 @@ def counted(
         neurons=tuple((n, unit * n * matrices * hidden) for n in neurons),
         measured=False,
         setting="counted multiplications: the target is not here",
+        last_share=last_share,
     )
 
 

@@ -1,5 +1,6 @@
-"""Which variants are worth trying for a model and a target, and what each costs: what
-``variants: auto`` stands for. Standard library only: the planner imports this.
+"""Which variants are worth trying for a model and a target, whether a wanted one can be made, and
+what the search for it costs, candidate by candidate. Standard library only: the planner imports
+this.
 
 Costs are in epochs of the tuned model's own training, the unit the planner knows the price of:
 
@@ -11,9 +12,11 @@ Costs are in epochs of the tuned model's own training, the unit the planner know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.compress.variant import Cut, parse
+from components.contract import SpecError
 
 FORWARD_SHARE = 1 / 3
 # Of a training step that does not shrink with the encoder: embeddings, loss, batches.
@@ -23,117 +26,176 @@ FIRST_ROUND_STEPS = 40
 # candidate and round, in training steps of 32 rows.
 CALIBRATION_STEPS = 8.0
 RANKING_STEPS = 5.0
-# Below this width a layer's fixed costs outweigh what cutting it saves.
+# Below this depth a layer's fixed costs outweigh what cutting it saves.
 LEAST_LAYERS = 3
+PRUNED = (30, 50)
+# Kept equal to components.lib.pruned.LAYOUTS by a test: that module needs torch.
+PRUNABLE = (
+    "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "vit", "llama",
+    "mistral", "qwen2", "qwen3",
+)  # fmt: skip
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+# Two to three minutes on two cores with bf16 units.
+MOST_EPOCH_FLOPS = 4e13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendation:
-    """A variant and its price.
+class Search:
+    """What one cut costs, in epochs of the tuned model's training.
 
     Attributes:
-        variant: as the spec names it.
-        training_epochs: compute of the compress step, in epochs of the tuned model's training.
-        kept_share: of the layers' parameters.
-        reason: why it is worth trying.
+        cut: as the variant names it.
+        ways: candidates.
+        scoring: importance of structures, for all candidates together.
+        rounds: for each round what one candidate costs.
+        finish: training the winner to the end.
     """
 
-    variant: str
-    training_epochs: float
-    kept_share: float
-    reason: str
+    cut: str
+    ways: int
+    scoring: float
+    rounds: tuple[float, ...]
+    finish: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        alive = [-(-self.ways // 2**number) for number in range(len(self.rounds))]
+        halving = sum(a * r for a, r in zip(alive, self.rounds, strict=True))
+        return self.scoring + halving + self.finish
 
 
 def recommended(
-    *,
-    target: str,
-    family: str,
-    layers: int,
-    epochs: float,
-    steps_per_epoch: int,
-    prunable: tuple[str, ...] = (),
-) -> list[Recommendation]:
-    """Return variants from the safest to the smallest; the reference comes first.
+    *, target: str, family: str, layers: int, epoch_flops: float, pretrained: bool = True
+) -> dict[str, str]:
+    """Return the variants of ``auto`` with the reason for each, from the safest to the smallest;
+    the reference comes first.
 
     Args:
         target: ``cpu`` or ``gpu``.
         family: transformers' ``model_type``.
         layers: the model's depth.
-        epochs: of the tuning.
-        steps_per_epoch: optimiser steps of one of them.
-        prunable: families that can be cut; default those of `components.lib.pruned`.
+        epoch_flops: of the layers, forward and backward: beyond `MOST_EPOCH_FLOPS` the time that
+            ``auto`` may take (pipelines.cost.compression) is too short to learn anything back.
+        pretrained: where there are no pretrained weights, a smaller `model.config` does it.
+
+    Cuts are proposed for encoders on CPUs: the step trains on CPU cores, and a decoder's quality
+    hangs on every layer. Listed by name they are made for any target and for decoders, too.
     """
     last = {"cpu": "int8", "gpu": "fp16"}[target]
     reasons = {
         "fp32": "the tuned model itself: what quality is measured against",
         last: "no training, a small loss",
-        f"prune50+{last}": "half of the layers' parameters, learnt back from the tuned model",
-        f"prune65+{last}": "for budgets that leave room below half",
     }
-    if layers > LEAST_LAYERS:
-        half = (layers + 1) // 2
-        reasons[f"distill{half}+{last}"] = "fewer layers: the lowest latency of a single request"
-    families = prunable or PRUNABLE
-    return [
-        Recommendation(
-            variant=variant,
-            training_epochs=training_epochs(
-                variant, layers=layers, epochs=epochs, steps_per_epoch=steps_per_epoch
-            ),
-            kept_share=kept_share(variant, layers),
-            reason=reason,
+    encoder = family in PRUNABLE and family not in DECODERS
+    if encoder and target == "cpu" and pretrained and layers >= LEAST_LAYERS:
+        if epoch_flops > MOST_EPOCH_FLOPS:
+            return reasons
+        first, second = PRUNED
+        # Ranges from training data: a static graph rounds less than one that measures each batch.
+        reasons[f"prune{first}+int8-static"] = (
+            "what the predictions need least, learnt back from the tuned model"
         )
-        for variant, reason in reasons.items()
-        if family in families or not parse(variant, target).cuts
-    ]
+        reasons[f"prune{second}+int8-static"] = (
+            "half of the layers' parameters, for budgets that leave room"
+        )
+    return reasons
 
 
-# Kept equal to components.lib.pruned.LAYOUTS by a test: that module needs torch.
-PRUNABLE = (
-    "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "vit", "llama",
-)  # fmt: skip
+def check(variants: Sequence[str], *, target: str, family: str, layers: int) -> None:
+    """Refuse what the compress step would refuse, before anything is trained.
+
+    Raises:
+        SpecError: the family can't be cut, or the model has no more layers than are to be kept.
+    """
+    for variant in variants:
+        left = layers
+        for cut in parse(variant, target).cuts:
+            if family not in PRUNABLE:
+                raise unsupported(family, f"{variant!r} of a {family} model")
+            if cut.method != "distill":
+                continue
+            if cut.amount >= left:
+                raise too_shallow(cut, left)
+            left = cut.amount
+
+
+def unsupported(family: str, what: str = "") -> SpecError:
+    """The error for a family without a layout for pruning: names it and what works."""
+    return SpecError(
+        f"compression.variants: {what + ': ' if what else ''}{family} models can't be pruned or "
+        "cut in depth",
+        remedy=f"use int8 or fp16, or a model of {', '.join(PRUNABLE)}",
+    )
+
+
+def too_shallow(cut: Cut, layers: int) -> SpecError:
+    """The error for keeping as many layers as there are, or more."""
+    return SpecError(
+        f"compression.variants: distill{cut.amount} of a model with {layers} layers",
+        remedy=f"use distill{max(layers - 1, 1)} or less",
+    )
 
 
 def kept_share(variant: str, layers: int) -> float:
     """Share of the layers' parameters that `variant` keeps."""
     share = 1.0
     for cut in parse(variant, "cpu").cuts:
-        share *= _kept(cut, layers)
+        share *= kept_of(cut, layers)
         if cut.method == "distill":
             layers = min(layers, cut.amount)
     return share
 
 
-def _kept(cut: Cut, layers: int) -> float:
-    return 1 - cut.amount / 100 if cut.method == "prune" else min(1.0, cut.amount / layers)
+def kept_of(cut: Cut, layers: int) -> float:
+    """Share of the layers' parameters that `cut` keeps; of a speed-up, what it keeps if products
+    were all that takes time."""
+    match cut.method:
+        case "prune":
+            return 1 - cut.amount / 100
+        case "speed":
+            return 1 / cut.amount
+    return min(1.0, cut.amount / layers)
+
+
+def searches(
+    variant: str, *, layers: int, epochs: float, steps_per_epoch: int
+) -> tuple[Search, ...]:
+    """Return the search of each cut of `variant`, from left to right."""
+    made, share = [], 1.0
+    cuts = parse(variant, "cpu").cuts
+    for number, cut in enumerate(cuts):
+        ways = ways_of(cut, layers)
+        kept = share * kept_of(cut, layers)
+        step = (FIXED_SHARE + (1 - FIXED_SHARE) * kept) / steps_per_epoch
+        rounds = [
+            min(FIRST_ROUND_STEPS, steps_per_epoch) * 2**n * step + RANKING_STEPS / steps_per_epoch
+            for n in range((ways - 1).bit_length())
+        ]
+        made.append(
+            Search(
+                cut=f"{cut.method}{cut.amount}",
+                ways=ways,
+                scoring=ways * CALIBRATION_STEPS / steps_per_epoch
+                + (0.0 if number else FORWARD_SHARE),
+                rounds=tuple(rounds),
+                finish=step * steps_per_epoch * epochs / (len(cuts) - number),
+            )
+        )
+        share = kept
+        if cut.method == "distill":
+            layers = min(layers, cut.amount)
+    return tuple(made)
 
 
 def training_epochs(variant: str, *, layers: int, epochs: float, steps_per_epoch: int) -> float:
     """Compute of the compress step of `variant`, in epochs of the whole model's training."""
-    cuts = parse(variant, "cpu").cuts
-    if not cuts:
-        return 0.0
-    total, share = FORWARD_SHARE, 1.0
-    for number, cut in enumerate(cuts):
-        ways = _ways(cut, layers)
-        kept = share * _kept(cut, layers)
-        step = FIXED_SHARE + (1 - FIXED_SHARE) * kept
-        rounds = (ways - 1).bit_length()
-        alive, steps = ways, 0.0
-        for number_of_round in range(rounds):
-            trained = min(FIRST_ROUND_STEPS, steps_per_epoch) * 2**number_of_round
-            steps += alive * (trained * step + RANKING_STEPS)
-            alive = (alive + 1) // 2
-        steps += ways * CALIBRATION_STEPS
-        total += steps / steps_per_epoch + step * epochs / (len(cuts) - number)
-        share = kept
-        if cut.method == "distill":
-            layers = min(layers, cut.amount)
-    return total
+    found = searches(variant, layers=layers, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    return sum(search.total for search in found)
 
 
-def _ways(cut: Cut, layers: int) -> int:
+def ways_of(cut: Cut, layers: int) -> int:
     """Candidates that the search makes (components/compress/search.py)."""
     if cut.method == "distill":
         return 2
-    return min(int(layers * cut.amount / 100), layers // 3) + 1
+    return min(int(layers * (1 - kept_of(cut, layers))), layers // 3) + 1

@@ -49,13 +49,16 @@ class Settings:
     """How to train.
 
     Attributes:
-        rate: peak learning rate; None for the rule times `RATE_FACTOR`.
+        rate: peak learning rate; None for the rule times `rate_factor`.
         warmup_steps: steps of linear warm-up.
         dtype: what forward and backward compute in.
         eight_bits: end the training with 8-bit rounding in the forward pass.
+        rate_factor: a student learns from dense signals: it stands, and needs, larger steps than
+            fine-tuning.
     """
 
     rate: float | None = None
+    rate_factor: float = 3.0
     warmup_steps: int = 20
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -64,8 +67,6 @@ class Settings:
     weights: Weights = field(default_factory=Weights)
 
 
-# A student learns from dense signals: it stands, and needs, larger steps than fine-tuning.
-RATE_FACTOR = 3.0
 REMATCH_STEPS = 50
 
 
@@ -104,7 +105,7 @@ class Student:
             self.copy = optim.ComputeCopy(model, settings.dtype)
         self.forward = self.copy.replica if self.copy else model
         self.listener = distil.Listener(self.forward, settings.weights.relations > 0)
-        self.rate = settings.rate or RATE_FACTOR * optim.learning_rate_rule(
+        self.rate = settings.rate or settings.rate_factor * optim.learning_rate_rule(
             method="full",
             parameters=parameter_count(model),
             global_batch=material.global_batch,
@@ -220,6 +221,12 @@ class Student:
             items += len(own.logits)
         return total / max(items, 1)
 
+    def history(self) -> list[dict[str, Any]]:
+        """What suanli.json says of the training."""
+        loss = self.losses[-1] if self.losses else None
+        epoch = self.step / self.material.steps_per_epoch
+        return [{"step": self.step, "epoch": epoch, "loss": loss}]
+
     def score(self) -> dict[str, float]:
         """Return the metrics on the whole validation split."""
         return self.material.score(self.forward)
@@ -239,7 +246,8 @@ def linear_decay(steps: int, deadline: float | None = None) -> Callable[[int], f
         if deadline is not None:
             if time.perf_counter() >= deadline:
                 return None
-            progress = max(progress, (time.perf_counter() - start) / (deadline - start))
+            if math.isfinite(deadline):
+                progress = max(progress, (time.perf_counter() - start) / (deadline - start))
         return None if progress >= 1 else 1.0 - progress
 
     return factor

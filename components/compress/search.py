@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from components.compress import importance, repair, structure
+from components.compress import importance, recommend, repair, structure
 from components.compress.latency import Table
 from components.compress.material import Material
 from components.compress.variant import Cut
-from components.contract import InfeasiblePlanError, SpecError
+from components.contract import InfeasiblePlanError
 from components.lib import distil
 from components.lib.pruned import encoder_parameters, keep_layers, layers_of, shrink, sizes_of
 
@@ -26,7 +26,7 @@ INFLUENCE_ROWS = 96
 RANKING_ROWS = 256
 # Steps of the first round; each later one trains twice as long.
 FIRST_ROUND_STEPS = 40
-# Share of a time budget that rounds may use; the rest trains the winner.
+# Share of a time budget that rounds may use where the plan does not say; the winner gets the rest.
 ROUNDS_SHARE = 0.35
 # Longest training that a generous budget buys: beyond it small data sets are learnt by heart.
 MOST_EPOCHS = 24
@@ -46,13 +46,46 @@ class Limits:
         epochs: of the winner's training.
         deadline: by time.perf_counter; None for no limit. With it, the winner trains until then,
             be it more or fewer epochs.
-        speedup: how many times faster, by the table, the layers must become when heads and neurons
-            are cut, beside losing the parameters; None for no wish.
+        predicted: what the plan says of this search, in seconds; None without a plan.
     """
 
     epochs: float
     deadline: float | None
-    speedup: float | None = None
+    predicted: Predicted | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """Seconds that the plan expects: scoring structures, a candidate's rounds, the winner's end."""
+
+    ways: int
+    scoring_s: float
+    round_s: tuple[float, ...]
+    finish_s: float
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Predicted:
+        """Read an entry of the step's argument `search`."""
+        return cls(
+            ways=int(entry["ways"]),
+            scoring_s=float(entry["scoring_s"]),
+            round_s=tuple(float(seconds) for seconds in entry["round_s"]),
+            finish_s=float(entry["finish_s"]),
+        )
+
+    @property
+    def rounds_share(self) -> float:
+        """Share of the search that is over when the winner is known; the better half of the
+        candidates goes on after each round."""
+        alive = [-(-self.ways // 2**number) for number in range(len(self.round_s))]
+        halving = sum(a * s for a, s in zip(alive, self.round_s, strict=True))
+        before = self.scoring_s + halving
+        share: float = before / (before + self.finish_s)
+        return share
+
+    def of(self, rounds: int, *, winner: bool) -> float:
+        """Seconds of a candidate that took part in so many rounds."""
+        return sum(self.round_s[:rounds]) + (self.finish_s if winner else 0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,8 +96,9 @@ class Candidate:
     student: repair.Student
     table_ms: float
     rounds: list[dict[str, float]] = field(default_factory=list)
+    ranking_s: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, predicted: Predicted | None, *, winner: bool) -> dict[str, Any]:
         sizes = sizes_of(self.student.model)
         return {
             "name": self.name,
@@ -73,7 +107,9 @@ class Candidate:
             "table_ms": self.table_ms,
             "rounds": self.rounds,
             "steps": self.student.step,
-            "seconds": round(self.student.seconds, 3),
+            "seconds": round(self.student.seconds + self.ranking_s, 3),
+            "predicted_s": predicted and round(predicted.of(len(self.rounds), winner=winner), 3),
+            "won": winner,
         }
 
 
@@ -112,7 +148,7 @@ def apply(
     if cut.method == "distill":
         ways = distil_ways(cut.amount, model, material)
     else:
-        ways = prune_ways(cut.amount, model, material, table, limits.speedup)
+        ways = prune_ways(cut, model, material, table)
     candidates = []
     for name, made, layer_map in ways:
         student = repair.Student(made, teacher, material, settings, layer_map=layer_map)
@@ -120,7 +156,8 @@ def apply(
         candidates.append(Candidate(name=name, student=student, table_ms=cost))
     rounds_end = None
     if limits.deadline is not None:
-        rounds_end = start + (limits.deadline - start) * ROUNDS_SHARE
+        share = limits.predicted.rounds_share if limits.predicted else ROUNDS_SHARE
+        rounds_end = start + (limits.deadline - start) * share
     everyone = list(candidates)
     rounds = max(0, math.ceil(math.log2(len(candidates))))
     for number in range(rounds):
@@ -128,7 +165,8 @@ def apply(
         candidates = _round(candidates, number, material, rounds - number, rounds_end)
     winner = candidates[0]
     _finish(winner, material, limits, progress)
-    return Found(student=winner.student, candidates=[c.to_json() for c in everyone])
+    told = [c.to_json(limits.predicted, winner=c is winner) for c in everyone]
+    return Found(student=winner.student, candidates=told)
 
 
 def _round(
@@ -147,11 +185,15 @@ def _round(
             deadline = time.perf_counter() + left / (len(candidates) - position)
         before, steps_before = candidate.student.seconds, candidate.student.step
         candidate.student.advance(repair.constant(steps, deadline))
+        start = time.perf_counter()
+        divergence = candidate.student.divergence(RANKING_ROWS)
+        ranking_s = time.perf_counter() - start
+        candidate.ranking_s += ranking_s
         candidate.rounds.append(
             {
                 "steps": candidate.student.step - steps_before,
-                "seconds": round(candidate.student.seconds - before, 3),
-                "divergence": candidate.student.divergence(RANKING_ROWS),
+                "seconds": round(candidate.student.seconds - before + ranking_s, 3),
+                "divergence": divergence,
             }
         )
     ranked = sorted(candidates, key=lambda c: c.rounds[-1]["divergence"])
@@ -194,10 +236,7 @@ def distil_ways(
     """
     depth = len(layers_of(model))
     if layers >= depth:
-        raise SpecError(
-            f"compression.variants: distill{layers} of a model with {depth} layers",
-            remedy=f"use distill{max(depth - 1, 1)} or less",
-        )
+        raise recommend.too_shallow(Cut(method="distill", amount=layers), depth)
     even = sorted({round((i + 1) * depth / layers) - 1 for i in range(layers)})
     rows = material.calibration_rows(INFLUENCE_ROWS)
     gone = importance.cheapest_layers(model, material, rows, depth - layers)
@@ -211,26 +250,26 @@ def distil_ways(
 
 
 def prune_ways(
-    percent: int,
-    model: torch.nn.Module,
-    material: Material,
-    table: Table,
-    speedup: float | None = None,
+    cut: Cut, model: torch.nn.Module, material: Material, table: Table
 ) -> list[tuple[str, torch.nn.Module, list[int]]]:
-    """Ways to remove `percent` of the layers' parameters: heads and neurons alone, or whole layers
-    first and heads and neurons for the rest; by importance a parameter and a millisecond.
+    """Ways to make `cut`, which removes a share of the layers' parameters or makes them so many
+    times as fast by the table: heads and neurons alone, or whole layers first and heads and neurons
+    for the rest; by importance a parameter and a millisecond, or a millisecond alone.
 
     Raises:
         InfeasiblePlanError: too much is asked for.
     """
     depth = len(layers_of(model))
-    limit = encoder_parameters(model) * (1 - percent / 100)
-    most = min(int(depth * percent / 100), depth // 3)
+    kept_share = recommend.kept_of(cut, depth)
+    most = min(int(depth * (1 - kept_share)), depth // 3)
     rows = material.calibration_rows(CALIBRATION_ROWS)
     scores = importance.measure(model, material, rows)
     gone = importance.cheapest_layers(model, material, rows[:INFLUENCE_ROWS], most)
-    latency_ms = table.of_layers(sizes_of(model)) / speedup if speedup else None
-    goal = structure.Goal(parameters=limit, latency_ms=latency_ms)
+    if cut.method == "speed":
+        wanted_ms = table.of_layers(sizes_of(model)) / cut.amount
+        goal = structure.Goal(latency_ms=wanted_ms, latency_weight=1.0)
+    else:
+        goal = structure.Goal(parameters=encoder_parameters(model) * kept_share)
     found: list[tuple[str, torch.nn.Module, list[int]]] = []
     problem = None
     for count in range(most + 1):

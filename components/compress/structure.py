@@ -102,6 +102,7 @@ def choose(importance: Importance, prices: Prices, table: Table, goal: Goal) -> 
         for s in importance.neurons
     ]
     count = len(importance.heads)
+    blocks[-1].share = table.last_share
 
     def sizes() -> list[Sizes]:
         return [Sizes(heads=blocks[i].kept, neurons=blocks[count + i].kept) for i in range(count)]
@@ -145,6 +146,7 @@ class _Block:
         self.order = np.argsort(-scores, kind="stable")
         self.scores = scores[self.order]
         self.group, self.price, self.cost = group, price, cost
+        self.share = 1.0  # of the table's milliseconds
         self.kept = len(scores)
 
     @property
@@ -155,7 +157,7 @@ class _Block:
         """Return how many would go next, their importance and the milliseconds they cost."""
         left = (self.kept - 1) // self.group * self.group
         ms = self.cost(self.kept) - self.cost(left)  # type: ignore[operator]
-        return self.kept - left, float(self.scores[left : self.kept].sum()), ms
+        return self.kept - left, float(self.scores[left : self.kept].sum()), ms * self.share
 
     def remove(self) -> None:
         self.kept = (self.kept - 1) // self.group * self.group

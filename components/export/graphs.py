@@ -102,7 +102,7 @@ def eight_bits(job: Job, model: Any, *, static: bool) -> Any:
     if feeds:
         model = smooth.smooth(model, calibrate.observe(model, quantise.activations(model), feeds))
     ranges = calibrate.ranges(model, quantise.activations(model), feeds) if static else None
-    return quantise.int8(model, ranges)
+    return quantise.int8(model, ranges, table_bits=job.table_bits)
 
 
 def write_packed(job: Job, path: Path) -> None:

@@ -34,6 +34,7 @@ class Job:
     work: Path
     feeds: list[dict[str, np.ndarray]]
     reference: list[np.ndarray]
+    table_bits: int = 8
     fallbacks: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
 

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from components.contract import DataError
-from components.export.compact import compact, scales_above
+from components.export.compact import LEAST_SCALE, compact, scales_above
 from components.lib import onnx_graph
 
 # MatMulNBits: 4-bit weights in blocks of 32 with one scale each (llama.cpp's Q4_0 layout).
 INT4_BLOCK = 32
+# GatherBlockQuantized: rows of 4-bit values, a scale for so many of them.
+TABLE_BLOCK = 32
 STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
 Ranges = dict[str, tuple[float, float]]
 
@@ -33,6 +35,7 @@ class Rewrite:
 
     weights: dict[str, np.ndarray]
     ranges: Ranges | None
+    table_bits: int = 8
     nodes: list[Any] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
     quantised: dict[str, list[str]] = field(default_factory=dict)
@@ -86,6 +89,29 @@ def columns_to_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight / scale).astype(np.int8), scale
 
 
+def half_above(values: np.ndarray) -> np.ndarray:
+    """Round up to the next number that fp16 holds; returns float32."""
+    half = values.astype(np.float16)
+    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
+    return half.astype(np.float32)
+
+
+def rows_to_int4(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise (rows, columns) to -7..7 with one scale for `TABLE_BLOCK` columns of a row.
+
+    Returns:
+        uint8 (rows, columns / 2), the earlier value in the low half, 8 for zero; float32 scales
+        (rows, blocks) that are exact in fp16.
+    """
+    blocks = table.reshape(len(table), -1, TABLE_BLOCK)
+    # A little less than a seventh: a table that was rounded before finds its own scales again.
+    least = np.abs(blocks).max(axis=2) * np.float32((1 - 1e-5) / 7)
+    scale = half_above(np.maximum(least, LEAST_SCALE))
+    value = np.clip(np.rint(blocks / scale[..., None]), -7, 7) + 8
+    flat = value.astype(np.uint8).reshape(len(table), -1)
+    return flat[:, 0::2] | (flat[:, 1::2] << 4), scale
+
+
 def affine_u8(low: float, high: float) -> tuple[float, int]:
     """Return scale and zero point that map [low, high], widened to hold 0, to 0..255."""
     low, high = min(low, 0.0), max(high, 0.0)
@@ -93,20 +119,22 @@ def affine_u8(low: float, high: float) -> tuple[float, int]:
     return scale, int(np.clip(round(-low / scale), 0, 255))
 
 
-def int8(model: Any, ranges: Ranges | None = None) -> Any:
+def int8(model: Any, ranges: Ranges | None = None, *, table_bits: int = 8) -> Any:
     """Return the graph with 8-bit products and embeddings.
 
     Args:
         model: a fused fp32 graph.
         ranges: (low, high) of each activation that enters a product (see `activations`); None
             measures at run time.
+        table_bits: 8, or 4 for word embeddings that were trained with that rounding
+            (components.lib.fake_quant.rounded_table).
     """
     from onnx import helper, numpy_helper
 
     source, model = model, type(model)()
     model.CopyFrom(source)  # nodes are renamed below
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    rewrite = Rewrite(weights, ranges)
+    rewrite = Rewrite(weights, ranges, table_bits)
     for node, bias in with_biases(list(model.graph.node), weights):
         quantise_node(rewrite, node, bias)
     used = {name for node in rewrite.nodes for name in node.input}
@@ -252,10 +280,20 @@ def is_table(weight: np.ndarray | None, node: Any) -> bool:
 
 
 def look_up(rewrite: Rewrite, node: Any) -> None:
-    """Pick 8-bit rows and their scales."""
+    """Pick 8-bit (or 4-bit) rows and their scales."""
     from onnx import TensorProto
 
     name, out = node.input[0], node.output[0]
+    if rewrite.table_bits == 4 and rewrite.weights[name].shape[1] % TABLE_BLOCK == 0:
+        packed, scale = rows_to_int4(rewrite.weights[name])
+        tables = [
+            rewrite.tensor(f"{name}.int4", packed),
+            node.input[1],
+            rewrite.tensor(f"{name}.scale", scale),
+        ]
+        rewrite.add("GatherBlockQuantized", tables, [out], gather_axis=0, quantize_axis=1,
+                    block_size=TABLE_BLOCK, bits=4)  # fmt: skip
+        return
     value, scale = columns_to_int8(rewrite.weights[name].T)
     rows = [
         rewrite.tensor(f"{name}.int8", value.T),

@@ -52,6 +52,7 @@ def run(context: StepContext) -> str:
         work=context.folder("work"),
         feeds=feeds,
         reference=reference,
+        table_bits=int(info.get("table_bits", 8)),
     )
     graph, level, checks = best_graph(job)
     folder = context.folder("onnx")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from components.lib.batching import Rows
-from components.lib.pruned import head_width, layers_of, layout_of
+from components.lib.pruned import layers_of, layout_of
 from components.lib.tasks import Batch
 
 PER_TOKEN = ("token-classification", "causal-lm")
@@ -192,19 +192,20 @@ def relation_loss(student: list[torch.Tensor], teacher: list[torch.Tensor], leng
     inside = torch.arange(longest) < torch.as_tensor(lengths)[:, None]
     total = student[0].new_zeros((), dtype=torch.float32)
     for own, other in zip(student, teacher, strict=True):
-        ours, theirs = _relations(own, inside), _relations(other, inside)
+        heads = min(RELATION_HEADS, own.shape[1], other.shape[1])
+        ours, theirs = _relations(own, inside, heads), _relations(other, inside, heads)
         divergence = functional.kl_div(ours, theirs, log_target=True, reduction="none").sum(-1)
         total = total + divergence.transpose(1, 2)[inside].mean()
     return total / len(student)
 
 
-def _relations(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+def _relations(values: torch.Tensor, inside: torch.Tensor, heads: int) -> torch.Tensor:
     """(tokens, width) to log attention (sequences, heads, longest, longest)."""
-    width = values.shape[1] // RELATION_HEADS * RELATION_HEADS
+    width = values.shape[1] // heads * heads
     padded = values.new_zeros(*inside.shape, width)
     padded[inside] = values[:, :width]
-    heads = padded.unflatten(-1, (RELATION_HEADS, -1)).transpose(1, 2)
-    scores = (heads @ heads.transpose(-1, -2)).float() * heads.shape[-1] ** -0.5
+    split = padded.unflatten(-1, (heads, -1)).transpose(1, 2)
+    scores = (split @ split.transpose(-1, -2)).float() * split.shape[-1] ** -0.5
     # A finite floor: minus infinity would turn differences into NaN.
     return scores.masked_fill(~inside[:, None, None, :], -1e4).log_softmax(-1)
 
@@ -231,12 +232,3 @@ def match_layers(distances: NDArray[Any]) -> list[int]:
     for s in range(students - 1, 0, -1):
         path.append(int(came[s, path[-1]]))
     return path[::-1]
-
-
-def relation_widths_fit(model: torch.nn.Module) -> bool:
-    """Whether the last layer is wide enough to be seen as `RELATION_HEADS` heads."""
-    layout = layout_of(model)
-    if not layout.projections:
-        return False
-    last = layers_of(model)[-1].get_submodule(layout.projections[0])
-    return int(last.out_features) >= RELATION_HEADS * max(1, head_width(model) // 8)

@@ -15,6 +15,9 @@ from torch.nn import functional
 
 WEIGHT_LEVELS = 127.0
 ACTIVATION_LEVELS = 255.0
+TABLE_LEVELS = 7.0
+TABLE_BLOCK = 32
+LEAST_SCALE = 2.0**-20
 
 
 def rounded_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -36,6 +39,24 @@ def rounded_activation(values: torch.Tensor) -> torch.Tensor:
         level = (full / scale).round_().add_(zero).clamp_(0, ACTIVATION_LEVELS)
         error = level.sub_(zero).mul_(scale).sub_(full)
     return values + error.to(values.dtype)
+
+
+def _half_above(values: torch.Tensor) -> torch.Tensor:
+    """Round up to the next number that fp16 holds."""
+    half = values.half()
+    up = torch.nextafter(half, torch.full_like(half, torch.inf))
+    return torch.where(half.float() < values, up, half).float()
+
+
+def rounded_table(table: torch.Tensor) -> torch.Tensor:
+    """Round an embedding table (rows, columns) to 15 levels with one scale for `TABLE_BLOCK`
+    columns of a row, as `components.export.quantise.rows_to_int4` stores it. Rounding again changes
+    nothing."""
+    blocks = table.float().unflatten(1, (-1, TABLE_BLOCK))
+    least = blocks.abs().amax(dim=2, keepdim=True) * ((1 - 1e-5) / TABLE_LEVELS)
+    scale = _half_above(least.clamp_min(LEAST_SCALE))
+    level = (blocks / scale).round_().clamp_(-TABLE_LEVELS, TABLE_LEVELS)
+    return (level * scale).flatten(1).to(table.dtype)
 
 
 def _forward(linear: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -50,6 +50,13 @@ BERT = Layout(
     wide=("intermediate.dense",),
     narrow="output.dense",
 )
+LLAMA = Layout(
+    layers="layers",
+    projections=(),
+    mixed="",
+    wide=("mlp.gate_proj", "mlp.up_proj"),
+    narrow="mlp.down_proj",
+)
 LAYOUTS = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
     "distilbert": Layout(
@@ -66,13 +73,7 @@ LAYOUTS = {
         wide=("mlp.fc1",),
         narrow="mlp.fc2",
     ),
-    "llama": Layout(
-        layers="layers",
-        projections=(),
-        mixed="",
-        wide=("mlp.gate_proj", "mlp.up_proj"),
-        narrow="mlp.down_proj",
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), LLAMA),
 }
 
 

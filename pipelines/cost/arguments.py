@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.cost.compression import compress_arguments
 from pipelines.cost.job import Job
 from pipelines.cost.model import model_reference
 from pipelines.cost.way import Training, Way
@@ -39,12 +40,10 @@ def step_arguments(job: Job, way: Way, kind: str, variant: str | None = None) ->
                 "tracking": spec.tracking.model_dump(mode="json"),
             }
         case "compress":
-            return {
-                **common,
-                **of_variant,
-                "training": training_arguments(job, training),
-                "budget_s": round(training.cost.seconds.high),
-            }
+            found = compress_arguments(job, way.light.machine, str(variant))
+            section = training_arguments(job, training)
+            section["precision"] = found.pop("precision")
+            return {**common, **of_variant, "training": section, **found}
         case "export":
             return {
                 **common,

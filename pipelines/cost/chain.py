@@ -28,7 +28,7 @@ TORCH_BYTES = 0.36 * GIB
 RUNTIME_BYTES = 0.39 * GIB
 # Seconds from a step's start to its first useful work, in multiples of `import torch` (0.93 s):
 # libraries, child process, model.
-STARTS = {"train": 5.6, "export": 2.95, "onnx": 0.4, "data": 0.25}
+STARTS = {"train": 5.6, "compress": 3.0, "export": 2.95, "onnx": 0.4, "data": 0.25}
 # Tokens a second and core of scanning, validating and tokenising text.
 INGEST_TOKENS_PER_SECOND = 260_000.0
 INGEST_IMAGES_PER_SECOND = 400.0
@@ -75,7 +75,9 @@ def step_cost(job: Job, machine: Machine, kind: str, variant: str = "fp32") -> S
     }
     if kind in functions:
         return functions[kind](job, machine)
-    return {"compress": _compress, "export": _export, "evaluate": _evaluate}[kind](
+    from pipelines.cost.compression import compress_cost  # built from the functions below
+
+    return {"compress": compress_cost, "export": _export, "evaluate": _evaluate}[kind](
         job, machine, variant
     )
 
@@ -115,7 +117,7 @@ def _single(machine: Machine, seconds: float) -> float:
     return seconds / machine.core_speed
 
 
-def _start(machine: Machine, kind: str) -> float:
+def start_seconds(machine: Machine, kind: str) -> float:
     """Seconds until a step of this kind works."""
     return STARTS[kind] * machine.import_seconds
 
@@ -132,7 +134,7 @@ def _ingest(job: Job, machine: Machine) -> StepCost:
         work = _single(machine, tokens / INGEST_TOKENS_PER_SECOND / max(1.0, workers * 0.8))
     out = dataset_bytes(job)
     return cost(
-        job, machine, _start(machine, "data") + _single(machine, 0.1) + work,
+        job, machine, start_seconds(machine, "data") + _single(machine, 0.1) + work,
         READER_BYTES + min(2.0 * raw, 2 * GIB), moved=raw + 2 * out,
         disk=raw + 3 * out, bytes_in=raw, bytes_out=out, spread=1.5,
     )  # fmt: skip
@@ -151,23 +153,6 @@ def _place(job: Job, machine: Machine) -> StepCost:
                 bytes_in=size, bytes_out=size, spread=2.0)  # fmt: skip
 
 
-def _compress(job: Job, machine: Machine, variant: str) -> StepCost:
-    size = weights_bytes(job)
-    parts = variant.split("+")
-    retrains = any(part.startswith(("prune", "distill")) for part in parts)
-    seconds = _start(machine, "data")
-    memory = PYTHON_BYTES
-    if retrains:
-        # Recovers quality with one more training of the smaller model, teacher beside it.
-        share = kept_share(job.shape, variant)
-        seconds = _start(machine, "train") + cpu_train_seconds(job, machine, "fp32") * (
-            share + 0.34
-        )
-        memory = TORCH_BYTES + cpu_train_memory(job) * 1.4
-    return cost(job, machine, seconds, memory, moved=3 * size, disk=4 * size, bytes_in=size,
-                bytes_out=size, spread=1.6)  # fmt: skip
-
-
 def _export(job: Job, machine: Machine, variant: str) -> StepCost:
     size, out = weights_bytes(job), job.model_bytes(variant)
     length = float(job.longest)
@@ -179,7 +164,7 @@ def _export(job: Job, machine: Machine, variant: str) -> StepCost:
     quantised = any(part.startswith("int") for part in variant.split("+"))
     # Tracing and rewriting graphs handle nodes; serialising and quantising handle weights.
     work = 0.2 + 0.125 * job.shape.num_layers + size * (5e-9 if quantised else 7.5e-9)
-    seconds = _start(machine, "export") + _single(machine, work + 0.35) + parity
+    seconds = start_seconds(machine, "export") + _single(machine, work + 0.35) + parity
     memory = TORCH_BYTES + 0.3 * GIB + 2.3 * size
     return cost(job, machine, seconds, memory, moved=2 * size + 2 * out, disk=4 * size + out,
                 bytes_in=size, bytes_out=out)  # fmt: skip
@@ -220,7 +205,7 @@ def _evaluate(job: Job, machine: Machine, variant: str) -> StepCost:
     most = max(LEAST_REQUESTS, min(SCREENING_REQUESTS, split.rows)) * single
     requests = min(most, max(SCREENING_SECONDS, LEAST_REQUESTS * single))
     passes = min(MOST_PASSES, max(1, math.floor(SCREENING_SECONDS / max(whole, 1e-3))))
-    seconds = _start(machine, "onnx")
+    seconds = start_seconds(machine, "onnx")
     seconds += _single(machine, 0.1 + split.rows * SCORE_SECONDS_PER_ROW)
     seconds += whole * (1.0 + passes) + 2.0 * requests
     memory = RUNTIME_BYTES + 1.55 * size
@@ -311,7 +296,7 @@ def cpu_train_cost(job: Job, machine: Machine, precision: str) -> StepCost:
     size = weights_bytes(job)
     work = cpu_train_seconds(job, machine, precision)
     checkpoints = 1.0 + work / 300.0
-    seconds = _start(machine, "train") + _single(machine, 0.5) + work
+    seconds = start_seconds(machine, "train") + _single(machine, 0.5) + work
     moved = 2 * size + checkpoints * job.checkpoint_bytes + dataset_bytes(job)
     return cost(
         job, machine, seconds, TORCH_BYTES + cpu_train_memory(job), moved=moved,

@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from components.compress.recommend import check, recommended
+from components.compress.recommend import kept_share as kept_of_layers
 from pipelines.cost.model import model_shape
 from pipelines.cost.profile import IMAGE_TOKENS, Profile
 from pipelines.cost.shapes import ModelShape
 from pipelines.spec import Spec
 
-# Variants tried when the spec says `auto`. INT8 pays on CPUs (VNNI, AMX), FP16 on GPUs; fp32 is
-# always first: it is the reference of every comparison.
-AUTO_VARIANTS = {"cpu": ("fp32", "int8"), "gpu": ("fp32", "fp16")}
 CPU_TARGETS = ("cpu",)
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int8-static": 1.0, "int4": 0.55}
 
@@ -110,9 +109,10 @@ def make_job(spec: Spec, profile: Profile) -> Job:
     """Collect what `spec` asks for.
 
     Raises:
-        SpecError: the model's architecture is not known.
+        SpecError: the model's architecture is not known, or can't be cut as a variant says.
     """
-    return Job(spec=spec, shape=model_shape(spec), profile=profile, variants=variants_of(spec))
+    shape = model_shape(spec)
+    return Job(spec=spec, shape=shape, profile=profile, variants=variants_of(spec, shape, profile))
 
 
 def serving_target(spec: Spec) -> str:
@@ -131,12 +131,26 @@ def serving_target(spec: Spec) -> str:
     return "gpu" if any(i.gpu for i in named) else "cpu"
 
 
-def variants_of(spec: Spec) -> tuple[str, ...]:
-    """Return the variants to try, fp32 first."""
-    wanted = spec.compression.variants
+def variants_of(spec: Spec, shape: ModelShape, profile: Profile) -> tuple[str, ...]:
+    """Return the variants to try, fp32 first: it is the reference of every comparison.
+
+    Raises:
+        SpecError: a variant that this model can't be cut to.
+    """
+    wanted, target = spec.compression.variants, serving_target(spec)
     if wanted == "auto":
-        return AUTO_VARIANTS[serving_target(spec)]
+        tokens = float(profile["train"].tokens)
+        if spec.task == "image-classification":
+            tokens = float(profile["train"].rows * (shape.image_tokens or IMAGE_TOKENS))
+        return tuple(
+            recommended(
+                target=target, family=shape.family, layers=shape.num_layers,
+                epoch_flops=6.0 * shape.num_layers * shape.layer_parameters * tokens,
+                pretrained=spec.model.config is None,
+            )
+        )  # fmt: skip
     rest = [variant for variant in dict.fromkeys(wanted) if variant != "fp32"]
+    check(rest, target=target, family=shape.family, layers=shape.num_layers)
     return ("fp32", *rest)
 
 
@@ -145,10 +159,5 @@ def kept_share(shape: ModelShape, variant: str) -> float:
     ``distill3`` keeps three layers; embeddings stay."""
     layers = shape.num_layers * shape.layer_parameters
     rest = max(shape.parameters - layers, 0)
-    kept = float(layers)
-    for part in variant.split("+"):
-        if part.startswith("prune"):
-            kept *= 1.0 - int(part.removeprefix("prune")) / 100.0
-        if part.startswith("distill"):
-            kept *= min(1.0, int(part.removeprefix("distill")) / shape.num_layers)
+    kept = layers * kept_of_layers(variant, shape.num_layers)
     return (kept + rest) / (layers + rest)

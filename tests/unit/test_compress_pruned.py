@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
 from components.contract import DataError, SpecError
 from components.lib import pruned
@@ -123,9 +124,12 @@ def test_fewer_layers_are_an_ordinary_model(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
 
 
-def test_decoders_lose_neurons_and_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_decoders_lose_neurons_and_layers(tmp_path: Path, family: str) -> None:
     torch.manual_seed(0)
-    model = new_model({"config": "llama-tiny"}, "causal-lm", []).eval()
+    shape = {**KNOWN_CONFIGS["llama-tiny"], "model_type": family, "vocab_size": 3000}
+    AutoConfig.for_model(**shape, head_dim=64).save_pretrained(tmp_path / "config")
+    model = new_model({"config": str(tmp_path / "config")}, "causal-lm", []).eval()
     pruned.keep_layers(model, [0, 3])
     whole = np.arange(3)
     pruned.shrink(model, [whole, whole], [np.arange(100), np.arange(7)])

@@ -141,3 +141,6 @@ def test_a_variant_is_read_from_left_to_right() -> None:
     assert recipe.precision == "int8"
     assert parse("prune50", "gpu").precision == "fp16"
     assert parse("fp32", "cpu").cuts == ()
+    assert parse("speed3+int8", "cpu").cuts == (Cut(method="speed", amount=3),)
+    embed4 = [parse(v, "cpu").embed4 for v in ("int8", "embed4+int8-static", "prune50+int8")]
+    assert embed4 == [False, True, True]

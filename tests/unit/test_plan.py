@@ -58,11 +58,51 @@ def test_steps_are_named_and_ordered_by_variant(newsroom: Plan) -> None:
 
 
 def test_variants_of_the_spec_are_honoured_with_the_reference_first(tmp_path: Path) -> None:
-    text = NEWSROOM.read_text() + "\ncompression: {variants: [prune50+int8, fp32]}\n"
-    text = text.replace("compression: {max_quality_drop: 0.01}\n", "")
+    text = NEWSROOM.read_text().replace("[fp32, int8]", "[prune50+int8, fp32]")
     plan = make_plan(spec_of(text), here=True, cache_dir=measured_here(tmp_path))
     assert plan.variants == ("fp32", "prune50+int8")
     assert plan.step("export-prune50-int8").arguments["variant"] == "prune50+int8"
+
+
+def test_a_search_is_priced_and_bounded_candidate_by_candidate(tmp_path: Path) -> None:
+    text = NEWSROOM.read_text().replace("[fp32, int8]", "[distill4+prune50+int8]")
+    plan = make_plan(spec_of(text), here=True, cache_dir=measured_here(tmp_path))
+    step = plan.step("compress-distill4-prune50-int8")
+    budget, search = step.arguments["budget_s"], step.arguments["search"]
+    assert [one["cut"] for one in search] == ["distill4", "prune50"]
+    planned = sum(
+        one["scoring_s"]
+        + one["finish_s"]
+        + sum(s * -(-one["ways"] // 2**n) for n, s in enumerate(one["round_s"]))
+        for one in search
+    )
+    assert 0 < planned < budget < step.seconds.value  # validation; then start and transfer
+    assert step.seconds.high / step.seconds.value <= 1.3
+    assert step.timeout_s > budget
+    # Nothing is searched for a copy.
+    assert "budget_s" not in plan.step("compress-fp32").arguments
+
+
+def test_auto_stays_within_its_time_and_listed_variants_do_not(tmp_path: Path) -> None:
+    cache = measured_here(tmp_path)
+    auto, listed = (
+        make_plan(
+            spec_of(NEWSROOM.read_text().replace("[fp32, int8]", wanted).replace("s: 3", "s: 60")),
+            here=True, cache_dir=cache,
+        )
+        for wanted in ("auto", "[prune30+int8-static, prune50+int8-static]")
+    )  # fmt: skip
+    names = [s.step for s in auto.steps if s.kind == "compress" and "search" in s.arguments]
+    assert names == ["compress-prune30-int8-static", "compress-prune50-int8-static"]
+    budgets = [auto.step(name).arguments["budget_s"] for name in names]
+    assert sum(budgets) == pytest.approx(360, rel=0.02)
+    assert all(listed.step(name).arguments["budget_s"] > 180 for name in names)
+
+
+def test_a_cut_that_the_model_has_no_layers_for_is_refused_at_once(tmp_path: Path) -> None:
+    text = NEWSROOM.read_text().replace("[fp32, int8]", "[distill6]")
+    with pytest.raises(SpecError, match="distill6 of a model with 6 layers"):
+        make_plan(spec_of(text), here=True, cache_dir=measured_here(tmp_path))
 
 
 def test_arguments_follow_the_contract(newsroom: Plan) -> None:

@@ -1,0 +1,156 @@
+"""What the compress step may spend, and on what: the plan's side of components/compress.
+
+A search for a cut gets a budget of seconds and uses it up, so its price is known before it starts:
+the epochs that `components.compress.recommend` counts, at this machine's seconds for an epoch. The
+step receives the budget with the share of every candidate, and its report sets its own times beside
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from components.compress.recommend import Search, searches
+from components.compress.variant import parse
+from pipelines.cost.chain import (
+    PYTHON_BYTES,
+    TORCH_BYTES,
+    StepCost,
+    cost,
+    cpu_step_time,
+    cpu_train_memory,
+    start_seconds,
+    validation_seconds,
+    weights_bytes,
+)
+from pipelines.cost.estimate import Estimate
+from pipelines.cost.job import Job
+from pipelines.cost.machine import Machine
+
+# All searches of `variants: auto` together, so that the whole job stays within a quarter of an hour
+# on two cores with MiniLM; a listed variant gets as many epochs as the tuning.
+AUTO_SEARCH_S = 360.0
+# A step that trains until its budget is used ends when it said; what is left is start and writing.
+BUDGET_SPREAD = 1.15
+# Epochs of training with 8-bit rounding, and what rounding adds to a step.
+ROUNDING_EPOCHS = 2.0
+ROUNDING_SHARE = 1.5
+LEAST_BUDGET_S = 10.0
+
+
+def precision_of(job: Job, machine: Machine) -> str:
+    """What the step computes in: bf16 where the CPU multiplies it and it is faster."""
+    wanted = job.spec.training.precision
+    if wanted == "fp32" or not machine.native_bf16:
+        return "fp32"
+    if wanted == "bf16":
+        return "bf16"
+    faster = cpu_step_time(job, machine, "bf16") < cpu_step_time(job, machine, "fp32")
+    return "bf16" if faster else "fp32"
+
+
+def epoch_seconds(job: Job, machine: Machine) -> float:
+    """Seconds of an epoch of the whole model on this machine, as the step would train it."""
+    return job.steps_per_epoch * cpu_step_time(job, machine, precision_of(job, machine))
+
+
+def searches_of(job: Job, variant: str) -> tuple[Search, ...]:
+    """The search of each cut of `variant`, in epochs."""
+    return searches(
+        variant, layers=job.shape.num_layers, epochs=float(job.spec.training.epochs),
+        steps_per_epoch=job.steps_per_epoch,
+    )  # fmt: skip
+
+
+def search_arguments(job: Job, machine: Machine, variant: str) -> list[dict[str, Any]]:
+    """Return for each cut of `variant` its candidates and their seconds, as the step gets them."""
+    found = searches_of(job, variant)
+    unit = epoch_seconds(job, machine) * _scale(job, machine, variant)
+    return [
+        {
+            "cut": search.cut,
+            "ways": search.ways,
+            "scoring_s": round(search.scoring * unit, 2),
+            "round_s": [round(epochs * unit, 2) for epochs in search.rounds],
+            "finish_s": round(search.finish * unit, 2),
+        }
+        for search in found
+    ]
+
+
+def budget_seconds(job: Job, machine: Machine, variant: str) -> float:
+    """Seconds that the step may use, without its start: 0 where nothing is searched or trained."""
+    total = sum(search.total for search in searches_of(job, variant))
+    if not total:
+        return 0.0
+    training = total * epoch_seconds(job, machine) * _scale(job, machine, variant)
+    return max(LEAST_BUDGET_S, training + _besides(job, machine))
+
+
+def _besides(job: Job, machine: Machine) -> float:
+    """Seconds of a search that train nothing: the validation before and after."""
+    return 2.5 * validation_seconds(job, machine, precision_of(job, machine))
+
+
+def _scale(job: Job, machine: Machine, variant: str) -> float:
+    """Share of the wanted epochs that the limit on ``auto`` leaves."""
+    if job.spec.compression.variants != "auto":
+        return 1.0
+    cut = sum(bool(searches_of(job, other)) for other in job.variants)
+    wanted = sum(search.total for search in searches_of(job, variant)) * epoch_seconds(job, machine)
+    room = AUTO_SEARCH_S / max(cut, 1) - _besides(job, machine)
+    return min(1.0, max(room, LEAST_BUDGET_S) / wanted)
+
+
+def rounding_is_checked(job: Job, variant: str) -> bool:
+    """Whether the step looks at what 8-bit rounding costs (components.compress.round8)."""
+    from components.compress.recommend import PRUNABLE
+
+    recipe = parse(variant, job.target)
+    return not recipe.cuts and recipe.precision.startswith("int8") and job.shape.family in PRUNABLE
+
+
+def rounding_budget(job: Job, machine: Machine) -> float:
+    """Seconds that training with 8-bit rounding may use, should it be needed."""
+    epochs = min(ROUNDING_EPOCHS, float(job.spec.training.epochs))
+    return ROUNDING_SHARE * epochs * epoch_seconds(job, machine)
+
+
+def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:
+    """Cost of the compress step of `variant`."""
+    size = weights_bytes(job)
+    moved = {"moved": 3 * size, "disk": 4 * size, "bytes_in": size, "bytes_out": size}
+    budget = budget_seconds(job, machine, variant)
+    if budget:
+        seconds = start_seconds(machine, "compress") + budget
+        memory = TORCH_BYTES + cpu_train_memory(job) * 1.4
+        return cost(job, machine, seconds, memory, spread=BUDGET_SPREAD, **moved)
+    if not rounding_is_checked(job, variant):
+        seconds = start_seconds(machine, "data")
+        return cost(job, machine, seconds, PYTHON_BYTES, spread=1.6, **moved)
+    # Validations with and without rounding; training with it is the exception.
+    seconds = start_seconds(machine, "compress") + 2 * validation_seconds(job, machine, "fp32")
+    memory = TORCH_BYTES + 12.0 * job.parameters
+    found = cost(job, machine, seconds, memory, spread=1.6, **moved)
+    usual = found.seconds
+    high = usual.high + rounding_budget(job, machine)
+    return replace(found, seconds=Estimate(value=usual.value, low=usual.low, high=high))
+
+
+def compress_arguments(job: Job, machine: Machine, variant: str) -> dict[str, Any]:
+    """What the step gets besides the training section: how long it may take, and on what."""
+    made: dict[str, Any] = {
+        "precision": precision_of(job, machine),
+        "max_quality_drop": job.spec.compression.max_quality_drop,
+    }
+    budget = budget_seconds(job, machine, variant)
+    if budget:
+        return made | {
+            "budget_s": round(budget, 1),
+            "search": search_arguments(job, machine, variant),
+        }
+    if rounding_is_checked(job, variant):
+        checks = 2 * validation_seconds(job, machine, "fp32")
+        return made | {"budget_s": round(checks + rounding_budget(job, machine), 1)}
+    return made
