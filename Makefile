@@ -12,8 +12,9 @@ SPEC ?= pipelines/examples/newsroom-ner.yaml
 run: $(VENV)/.installed
 	$(BIN)/suanli run $(SPEC) --workdir $(WORKDIR)
 
+# A worker a core, each with whole test files; `pytest` alone runs them one after the other.
 test: $(VENV)/.installed lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
