@@ -147,7 +147,7 @@ def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: floa
             above = next(numbers) % 2 == 1
             made.append(text(x, y - 10 if above else y + 17, label, size=10, colour=colour))
         else:
-            right = x < left + WIDTH - 70
+            right = x < left + WIDTH - 70 and kind != "magnitude"
             place, anchor = (x + 9, "start") if right else (x - 9, "end")
             made.append(text(place, y + (-6 if below else 4), label, anchor=anchor, size=10,
                              colour=colour))  # fmt: skip
