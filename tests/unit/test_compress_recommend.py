@@ -33,10 +33,10 @@ def auto(**changed: Any) -> list[str]:
 
 def test_variants_are_valid_and_get_smaller() -> None:
     found = auto()
-    assert found == ["fp32", "int8", "prune30+int8-static", "prune50+int8-static"]
+    assert found == ["fp32", "int8", "embed4+int8-static", "prune50+int8-static"]
     recommend.check(found, target="cpu", family="bert", layers=6)
     shares = [recommend.kept_share(variant, 6) for variant in found]
-    assert shares == [1.0, 1.0, pytest.approx(0.7), 0.5]
+    assert shares == [1.0, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -90,13 +90,12 @@ def test_auto_stays_within_its_time_and_listed_variants_do_not(tmp_path: Path) -
             spec_of(NEWSROOM.read_text().replace("[fp32, int8]", wanted).replace("s: 3", "s: 60")),
             here=True, cache_dir=cache,
         )
-        for wanted in ("auto", "[prune30+int8-static, prune50+int8-static]")
+        for wanted in ("auto", "[prune50+int8-static]")
     )  # fmt: skip
     names = [s.step for s in auto.steps if s.kind == "compress" and "search" in s.arguments]
-    assert names == ["compress-prune30-int8-static", "compress-prune50-int8-static"]
-    budgets = [auto.step(name).arguments["budget_s"] for name in names]
-    assert sum(budgets) == pytest.approx(360, rel=0.02)
-    assert all(listed.step(name).arguments["budget_s"] > 180 for name in names)
+    assert names == ["compress-prune50-int8-static"]
+    assert auto.step(names[0]).arguments["budget_s"] == pytest.approx(360, rel=0.02)
+    assert listed.step(names[0]).arguments["budget_s"] > 400
 
 
 def test_a_cut_that_the_model_has_no_layers_for_is_refused_at_once(tmp_path: Path) -> None:
