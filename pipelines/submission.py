@@ -109,7 +109,7 @@ def version_name(name: str, ir_yaml: str) -> str:
 
 def is_dynamic(ir_yaml: str) -> bool:
     """Whether the pipeline was compiled with ``--requests dynamic``."""
-    return "budget_usd" in _pipeline(ir_yaml)["root"].get("inputDefinitions", {}).get(
+    return "budget_usd" in _pipeline(ir_yaml).get("root", {}).get("inputDefinitions", {}).get(
         "parameters", {}
     )
 
@@ -131,7 +131,7 @@ def with_parameters(
     """
     if not texts:
         return submission, {}
-    known = _pipeline(ir_yaml)["root"].get("inputDefinitions", {}).get("parameters", {})
+    known = _pipeline(ir_yaml).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
     for name in texts:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -36,6 +36,8 @@ BUDGET_SPREAD = 1.15
 # Epochs of training with 8-bit rounding, and what rounding adds to a step.
 ROUNDING_EPOCHS = 2.0
 ROUNDING_SHARE = 1.5
+# Share of the deadline that it may take.
+ROUNDING_DEADLINE = 0.1
 LEAST_BUDGET_S = 10.0
 
 
@@ -112,9 +114,13 @@ def rounding_is_checked(job: Job, variant: str) -> bool:
 
 
 def rounding_budget(job: Job, machine: Machine) -> float:
-    """Seconds that training with 8-bit rounding may use, should it be needed."""
+    """Seconds that training with 8-bit rounding may use, should it be needed: a rescue that is
+    rarely called must not cost a plan its deadline."""
     epochs = min(ROUNDING_EPOCHS, float(job.spec.training.epochs))
-    return ROUNDING_SHARE * epochs * epoch_seconds(job, machine)
+    wanted = ROUNDING_SHARE * epochs * epoch_seconds(job, machine)
+    deadline = job.spec.objective.deadline_s
+    room = AUTO_SEARCH_S if deadline is None else min(AUTO_SEARCH_S, ROUNDING_DEADLINE * deadline)
+    return min(wanted, room)
 
 
 def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:

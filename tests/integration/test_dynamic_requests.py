@@ -32,6 +32,7 @@ data:
   train: {uri: "TRAIN"}
   format: conll
 training: {epochs: 3, max_length: 64}
+compression: {variants: [fp32, int8]}
 objective: {deadline: 2h, budget_usd: 5, capacity: [on-demand, spot]}
 """
 UPSTREAM = ("ingest", "decide")

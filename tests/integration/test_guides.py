@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"(cd|echo) ": "of the shell",
     r"pytest ": "this is it",
     r"python -m benchmarks\.": "minutes of measuring; its options are checked by test_docs.py",
+    r"suanli smoke ": "needs a served model: tests/unit/test_serving.py",
     r"suanli runs (logs|cancel)": "reads pods: tests/unit/test_cluster_cli.py",
     r"suanli catalog update --cluster": "reads nodes: tests/unit/test_catalog_update.py",
 }
@@ -83,7 +84,7 @@ def substituted(command: Command, place: Path) -> list[str]:
     for word in command.words[1:]:
         if SPECS.match(word):
             word = str(REPOSITORY / word) if FULL and word.startswith("pipelines/") else "spec.yaml"
-        elif word in ("URL", "http://localhost:8888"):
+        elif word in ("URL", "…", "http://localhost:8888"):
             word = url
         elif word in ("FOLDER", "[FOLDER]"):
             word = "headlines"

