@@ -99,7 +99,8 @@ def test_the_receipt_keeps_its_contract(default_run: tuple[Path, dict[str, Any]]
     jsonschema.validate(report, schema("report"))
     assert report["status"] == "succeeded"
     assert {step["name"] for step in report["steps"]} >= {
-        "ingest", "decide", "place", "train", "export-fp32", "evaluate-int8", "select", "publish",
+        "ingest", "decide", "place", "train", "export-fp32", "evaluate-int8-static", "select",
+        "publish",
     }  # fmt: skip
     folder = only_run(workdir, "newsroom-ner")
     for path in report["artifacts"].values():
@@ -153,9 +154,11 @@ def test_the_published_model_reproduces_the_reported_score(
     assert score == pytest.approx(report["quality"]["selected"], abs=TOLERANCE)
 
 
-# 8-bit graphs scale activations by the batch they run in: one sentence at a time rounds a few
-# predictions differently from batches of 32.
+# Arithmetic of one sentence and of a batch may differ in the last bit.
 TOLERANCE = 0.002
+# Plain `int8` scales activations by the batch they run in: one sentence at a time rounds some
+# predictions differently from batches. `int8-static` does not.
+BY_BATCH_TOLERANCE = 0.01
 
 
 def test_a_corrupted_model_is_not_served(
@@ -211,7 +214,9 @@ def test_wnut17(tmp_path: Path) -> None:
     print(f"tuned {quality['tuned']:.4f}, selected {quality['selected']:.4f}, again {score:.4f}")
     assert quality["tuned"] >= 0.39
     assert quality["tuned"] - quality["selected"] <= 0.02
-    assert score == pytest.approx(quality["selected"], abs=TOLERANCE)
+    by_batch = report["selected"].rpartition("+")[2] == "int8"
+    tolerance = BY_BATCH_TOLERANCE if by_batch else TOLERANCE
+    assert score == pytest.approx(quality["selected"], abs=tolerance)
     averages = ("micro avg", "macro avg", "weighted avg")
     table = report["classification_report"]
     supports = sum(row["support"] for label, row in table.items() if label not in averages)

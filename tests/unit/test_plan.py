@@ -51,21 +51,21 @@ def test_steps_are_named_and_ordered_by_variant(newsroom: Plan) -> None:
     assert [step.step for step in newsroom.steps] == [
         "ingest", "decide", "place", "train",
         "compress-fp32", "export-fp32", "evaluate-fp32",
-        "compress-int8", "export-int8", "evaluate-int8",
+        "compress-int8-static", "export-int8-static", "evaluate-int8-static",
         "select", "publish", "report",
     ]  # fmt: skip
-    assert newsroom.variants == ("fp32", "int8")
+    assert newsroom.variants == ("fp32", "int8-static")
 
 
 def test_variants_of_the_spec_are_honoured_with_the_reference_first(tmp_path: Path) -> None:
-    text = NEWSROOM.read_text().replace("[fp32, int8]", "[prune50+int8, fp32]")
+    text = NEWSROOM.read_text().replace("[fp32, int8-static]", "[prune50+int8, fp32]")
     plan = make_plan(spec_of(text), here=True, cache_dir=measured_here(tmp_path))
     assert plan.variants == ("fp32", "prune50+int8")
     assert plan.step("export-prune50-int8").arguments["variant"] == "prune50+int8"
 
 
 def test_a_search_is_priced_and_bounded_candidate_by_candidate(tmp_path: Path) -> None:
-    text = NEWSROOM.read_text().replace("[fp32, int8]", "[distill4+prune50+int8]")
+    text = NEWSROOM.read_text().replace("[fp32, int8-static]", "[distill4+prune50+int8]")
     plan = make_plan(spec_of(text), here=True, cache_dir=measured_here(tmp_path))
     step = plan.step("compress-distill4-prune50-int8")
     budget, search = step.arguments["budget_s"], step.arguments["search"]
@@ -85,9 +85,10 @@ def test_a_search_is_priced_and_bounded_candidate_by_candidate(tmp_path: Path) -
 
 def test_auto_stays_within_its_time_and_listed_variants_do_not(tmp_path: Path) -> None:
     cache = measured_here(tmp_path)
+    text = NEWSROOM.read_text().replace("s: 3", "s: 60")
     auto, listed = (
         make_plan(
-            spec_of(NEWSROOM.read_text().replace("[fp32, int8]", wanted).replace("s: 3", "s: 60")),
+            spec_of(text.replace("[fp32, int8-static]", wanted)),
             here=True, cache_dir=cache,
         )
         for wanted in ("auto", "[prune50+int8-static]")
@@ -99,7 +100,7 @@ def test_auto_stays_within_its_time_and_listed_variants_do_not(tmp_path: Path) -
 
 
 def test_a_cut_that_the_model_has_no_layers_for_is_refused_at_once(tmp_path: Path) -> None:
-    text = NEWSROOM.read_text().replace("[fp32, int8]", "[distill6]")
+    text = NEWSROOM.read_text().replace("[fp32, int8-static]", "[distill6]")
     with pytest.raises(SpecError, match="distill6 of a model with 6 layers"):
         make_plan(spec_of(text), here=True, cache_dir=measured_here(tmp_path))
 
@@ -115,11 +116,11 @@ def test_arguments_follow_the_contract(newsroom: Plan) -> None:
     assert {"processes", "nodes", "sharding", "activation_checkpointing", "packing"} <= set(
         training
     )
-    evaluate = newsroom.step("evaluate-int8").arguments
+    evaluate = newsroom.step("evaluate-int8-static").arguments
     assert evaluate["split"] == "validation"
     assert evaluate["usd_per_hour"] is None
     select = newsroom.step("select").arguments
-    assert select["variants"] == ["fp32", "int8"]
+    assert select["variants"] == ["fp32", "int8-static"]
     assert select["p99_latency_ms"] == 50
     assert newsroom.step("place").arguments == {"tiers": ["hot"]}
 
