@@ -21,7 +21,8 @@ from pipelines.schemas import schema
 from tests.published import Sentence, entity_f1, read_conll
 from tests.support import REPOSITORY, SHARED, needs_shared, suanli
 
-pytestmark = pytest.mark.slow
+# Whole jobs, on a core that another worker may share.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 DEFAULT_SPEC = REPOSITORY / "pipelines" / "examples" / "newsroom-ner.yaml"
 
 
