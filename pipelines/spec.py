@@ -187,6 +187,7 @@ class Training(Section):
     early_stopping: EarlyStopping | None = None
     class_weights: Literal["balanced"] | None = None
     document_context: bool = False
+    compile: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 

@@ -64,7 +64,8 @@ def attention(
         return _varlen(
             query, key, value, cu_seq_lens_q, max_length_q, scaling, causal, sliding_window
         ), None
-    if query.is_cuda:  # torch's varlen kernel knows neither dropout on the weights nor fp32
+    # torch's varlen kernel knows neither dropout on the weights nor fp32; a graph holds no numpy.
+    if query.is_cuda or torch.compiler.is_compiling():
         return _regrouped(
             module, query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling, causal,
             sliding_window,
@@ -99,19 +100,23 @@ def _regrouped(
     bounds: torch.Tensor, longest: int, dropout: float, scaling: float | None, causal: bool,
     window: int | None,
 ) -> torch.Tensor:  # fmt: skip
-    """Put each sequence in a row of its own, attend, and lay them end to end again."""
+    """Put each sequence in a row of its own, attend, and lay them end to end again. All shapes
+    follow from the inputs', so that nothing waits for the GPU and a graph can hold it."""
     bounds = bounds.long()
     place = torch.arange(longest, device=query.device)
     inside = place < bounds.diff()[:, None]  # (sequences, longest)
     source = torch.where(inside, bounds[:-1, None] + place, 0)
     q, k, v = (x[0].transpose(0, 1)[source].transpose(1, 2) for x in (query, key, value))
-    mask = inside[:, None, None, :]
+    # A sequence of no tokens looks at token 0: a softmax of nothing is no number, even unused.
+    mask = (inside | (place == 0))[:, None, None, :]
     if causal:
         mask = mask & (place[:, None] >= place)
     if window is not None:
         mask = mask & ((place[:, None] - place).abs() < window)
     output = _dense(module, q, k, v, mask, dropout, scaling, False)
-    return output.transpose(1, 2)[inside][None]
+    token = torch.arange(query.shape[2], device=query.device)
+    sequence = torch.searchsorted(bounds[1:], token, right=True)
+    return output.transpose(1, 2)[sequence, token - bounds[sequence]][None]
 
 
 def _dense(

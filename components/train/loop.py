@@ -82,9 +82,9 @@ def train(job: Job, world: World, data: Data) -> Run:
                 rows = units.of(chosen[:1] if forward is None else share[forward])
                 batch = task.collate(split, rows, packed=data.packed).to(world.device)
             with trainee.synchronised(last=number >= len(forwards) - 1):
-                with world.phase("forward"):
+                with world.phase("forward", on_device=True):
                     loss = task.loss(trainee.logits(batch), batch) * (forward is not None)
-                with world.phase("backward"):
+                with world.phase("backward", on_device=True):
                     # Ranks' gradients are averaged; the loss is a sum over the global batch.
                     mean = loss * (world.size / weight) + trainee.extra_loss() / len(
                         forwards or [0]
@@ -93,8 +93,9 @@ def train(job: Job, world: World, data: Data) -> Run:
             loss_sum += loss.detach()
             reporter.count(batch.tokens, batch.padded_tokens, len(batch.rows))
 
-        with world.phase("communication"):
-            mean_loss = float(world.sum(loss_sum)) / weight
+        with world.phase("communication", on_device=True):
+            world.sum(loss_sum)
+        mean_loss = float(loss_sum) / weight
         if not math.isfinite(mean_loss):
             checkpoints.wait()
             raise StepError(
@@ -103,9 +104,10 @@ def train(job: Job, world: World, data: Data) -> Run:
                 remedy="lower training.learning_rate, or use bf16 instead of fp16; the last good "
                 "checkpoint is kept",
             )
-        with world.phase("optimiser"):
+        with world.phase("optimiser", on_device=True):
             rate = trainee.peak_rate * schedule(history.step, total=total, warmup=warmup)
             norm = trainee.step(history.step, rate, job.clip_norm)
+        world.settle()  # the norm, a number by now, came after all else
         history.advance(mean_loss, rate)
 
         at_end = position == steps_per_epoch - 1 or history.step == total

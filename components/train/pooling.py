@@ -26,7 +26,8 @@ def pool_packed(model: torch.nn.Module) -> None:
     first: list[torch.Tensor] = []
 
     def remember(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        first[:] = [kwargs["cu_seq_lens_q"][:-1].long()]
+        bounds = kwargs["cu_seq_lens_q"].long()
+        first[:] = [bounds[:-1].clamp(max=bounds[-1] - 1)]  # a sequence of no tokens has no first
 
     def gather(hidden: torch.Tensor) -> torch.Tensor:
         return hidden[0, first[0]][:, None]

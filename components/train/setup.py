@@ -19,6 +19,7 @@ from components.lib.dataset import Split, load_split, read_manifest
 from components.lib.references import load_tokenizer, pad_token_id
 from components.lib.tasks import Task, balanced_weights, class_counts, make_task
 from components.train import report
+from components.train.compiled import size_step
 from components.train.isolation import Unpackable, check_isolation
 from components.train.job import Job
 from components.train.peak import peak_flops
@@ -129,6 +130,8 @@ def prepare(job: Job, world: World, data: Data) -> tuple[Trainee, Reporter, Data
     steps = job.epochs * -(-len(data.task.units(data.train)) // job.global_batch)
     total = min(steps, job.stop_after_steps or steps)
     trainee, data = packed_if_exact(job, world, data, total)
+    if job.compile and not trainee.compiled and world.rank == 0:
+        report.emit("note", text="training.compile: graphs are made on GPUs only, not on this CPU")
     dense = modelling.parameter_count(trainee.model) - modelling.embedding_parameters(trainee.model)
     peak = job.peak_flops or peak_flops(world.device, trainee.precision)
     # Frozen weights get no gradient: two products a token instead of three (forward and backward).
@@ -165,7 +168,7 @@ def packed_if_exact(job: Job, world: World, data: Data, steps: int) -> tuple[Tra
             total_steps=steps,
         )
         check_lengths(data, trainee.model)
-        ready = adapted(data, trainee, packed)
+        ready = adapted(job, data, trainee, packed)
         if packed:
             check_isolation(trainee, ready)
         return trainee, ready
@@ -225,7 +228,7 @@ def check_lengths(data: Data, model: torch.nn.Module) -> None:
         )
 
 
-def adapted(data: Data, trainee: Trainee, packed: bool) -> Data:
+def adapted(job: Job, data: Data, trainee: Trainee, packed: bool) -> Data:
     """Return `data` with the token ids of the compacted embedding and the layout of the model."""
     config = trainee.model.config
     task = copy.copy(data.task)
@@ -235,7 +238,10 @@ def adapted(data: Data, trainee: Trainee, packed: bool) -> Data:
     if data.tokenizer is None:
         task.size = getattr(config, "image_size", task.size)
         return data
-    task.multiple = CPU_MULTIPLE if trainee.device.type == "cpu" else 1
+    if trainee.device.type == "cpu":
+        task.multiple = CPU_MULTIPLE
+    elif trainee.compiled:
+        task.multiple = size_step(data.train.lengths, job.micro_batch)
     if config.model_type in OFFSET_POSITIONS:
         task.position_offset = data.pad + 1
     if trainee.embedding is not None:

@@ -19,6 +19,8 @@ from components.lib.dropout import DropoutBits, use_bit_dropout
 from components.lib.linear import use_fast_linear
 from components.lib.tasks import Batch
 from components.train import adapters, pooling
+from components.train.compiled import compiled, fixed_shapes
+from components.train.exchange import Exchange
 from components.train.job import Job
 from components.train.world import World
 
@@ -37,6 +39,8 @@ class Trainee:
         embedding: what `optim.restore_embedding` needs, when rows were left out.
         bits: the source of dropout on a CPU.
         sharded: parameters are spread over the ranks (FSDP2).
+        compiled: `forward` runs graphs that torch.compile made (evaluation does not).
+        exchange: the clock of DDP's exchange of gradients.
     """
 
     model: torch.nn.Module
@@ -51,6 +55,8 @@ class Trainee:
     bits: DropoutBits | None
     method: str
     sharded: bool
+    compiled: bool
+    exchange: Exchange | None
 
     def seed(self, seed: int, step: int, rank: int) -> None:
         """Make the dropout of the coming step a function of these numbers."""
@@ -67,6 +73,8 @@ class Trainee:
             name: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.inputs.items()
         }
+        if training and self.compiled:
+            inputs = fixed_shapes(inputs)
         if self.copy is not None and "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
@@ -81,14 +89,18 @@ class Trainee:
 
     @contextlib.contextmanager
     def synchronised(self, last: bool) -> Iterator[None]:
-        """Let ranks exchange gradients only in the last forward-backward of a step."""
-        if isinstance(self.forward, DistributedDataParallel) and not last:
-            with self.forward.no_sync():
+        """Let ranks exchange gradients only in the last forward-backward of a step; its time is
+        counted as communication from the moment that the last gradients were ready."""
+        wrapper = getattr(self.forward, "_orig_mod", self.forward)  # of torch.compile
+        if isinstance(wrapper, DistributedDataParallel) and not last:
+            with wrapper.no_sync():
                 yield
         else:
             if self.sharded:
-                self.forward.set_requires_gradient_sync(last)
+                wrapper.set_requires_gradient_sync(last)
             yield
+            if self.exchange is not None:
+                self.exchange.count()
 
     def train(self) -> None:
         """Dropout on."""
@@ -203,7 +215,12 @@ def make_trainee(
     model.to(world.device)
     if on_cpu and precision == "fp32" and not sharded:
         use_fast_linear(model)
+    graphs = job.compile and not on_cpu
     forward, copy = _wrapped(model, job, world, precision, sharded)
+    ddp = isinstance(forward, DistributedDataParallel)
+    exchange = Exchange(world, forward) if ddp else None
+    if graphs:  # around DDP, whose buckets then cut the graph: gradients travel while it runs
+        forward = compiled(forward, packed=packed)
     # Recomputed layers must draw the same dropout again, which torch only does for its own.
     with_bits = on_cpu and not job.activation_checkpointing
     groups = optim.parameter_groups(model, job.weight_decay)
@@ -220,6 +237,8 @@ def make_trainee(
         bits=use_bit_dropout(copy.replica if copy else model) if with_bits else None,
         method=job.method,
         sharded=sharded,
+        compiled=graphs,
+        exchange=exchange,
     )
 
 
@@ -231,8 +250,8 @@ def _wrapped(
         _shard(model, precision)
         return model, None
     if world.size > 1:
-        # AdaLoRA changes which parameters matter as it goes.
-        static = not job.activation_checkpointing and job.method != "adalora"
+        # AdaLoRA changes which parameters matter as it goes; graphs are cut at buckets instead.
+        static = not (job.activation_checkpointing or job.method == "adalora" or job.compile)
         wrapper = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=static)
         return wrapper, None
     if precision == "bf16" and world.device.type == "cpu":

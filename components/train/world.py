@@ -9,9 +9,13 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Seconds on the host's clock, or an event in a GPU's stream (torch.cuda.Event).
+Mark = Any
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,15 +30,44 @@ class World:
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
     terminate: bool = False
+    _running: list[tuple[str, Mark, Mark, float]] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the block's wall time to `name`."""
-        start = time.perf_counter()
+    def phase(self, name: str, *, on_device: bool = False) -> Iterator[None]:
+        """Add the block's wall time to `name`.
+
+        Args:
+            name: of the phase.
+            on_device: what the block starts on a GPU goes on after it; the time the GPU takes is
+                added, at the next `settle`.
+        """
+        start = self.mark(on_device=on_device)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.add(name, start, self.mark(on_device=on_device))
+
+    def mark(self, *, on_device: bool) -> Mark:
+        """A point in time, of the host or of what the GPU has been given so far."""
+        if not on_device or self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def add(self, name: str, start: Mark, end: Mark, *, sign: float = 1.0) -> None:
+        """Add the time between two marks of one kind to `name`, or take it off with `sign` -1."""
+        if isinstance(start, float) and isinstance(end, float):
+            self.seconds[name] = self.seconds.get(name, 0.0) + sign * (end - start)
+        else:
+            self._running.append((name, start, end, sign))
+
+    def settle(self) -> None:
+        """Count the GPU's phases. Call it when the GPU has done all that was asked of it."""
+        for name, start, end, sign in self._running:
+            seconds = sign * start.elapsed_time(end) / 1000.0
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._running.clear()
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set on any rank."""

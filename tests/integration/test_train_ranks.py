@@ -28,6 +28,9 @@ def test_loss_curve_equals_one_process(one, processes, tmp_path):
     difference = np.abs(np.array(result["losses"]) - np.array(reference["losses"]))
     assert difference.max() <= 1e-6
     assert result["best_metric"] == pytest.approx(reference["best_metric"], abs=1e-9)
+    # One process exchanges nothing; ranks wait for each other's gradients at every step.
+    assert result["seconds"]["communication"] > 20 * reference["seconds"]["communication"]
+    assert result["seconds"]["backward"] > 0
     ours, theirs = weights_of(parallel), weights_of(job)
     assert max((ours[k] - theirs[k]).abs().max().item() for k in ours) < 1e-3
 
