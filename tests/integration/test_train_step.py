@@ -14,7 +14,7 @@ from components.lib.modelling import read_info, read_labels
 from components.runtime import execute
 from components.storage import Store, Tiers
 from components.train import step
-from tests.train_support import NER_LABELS, TINY, make_dataset
+from tests.train_support import NER_LABELS, TINY, make_dataset, make_job, run_job
 
 TRAINING = {"epochs": 3, "global_batch": 16, "precision": "fp32", "learning_rate": 1e-3}
 
@@ -103,3 +103,16 @@ def test_bad_input_ends_at_once_with_its_message(tmp_path):
     error = store.get_json("runs/r/errors/train.json")
     assert (error["kind"], error["exit_code"]) == ("bad_input", 2)
     assert store.get_json("runs/r/steps/train.json") is None
+
+
+def test_weights_and_biases_gets_the_curves_without_a_network(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    dataset = make_dataset(tmp_path / "dataset", "token-classification")
+    job = make_job(tmp_path, dataset, epochs=2, tracking={"wandb": True})
+    run_job(job)
+    [log] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    text = log.read_bytes()
+    for name in (b"validation/entity_f1", b"learning_rate", b"gradient_norm"):
+        assert name in text
