@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import re
@@ -414,7 +415,8 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours against the example setting: mean test score over the seeds both have, and the paired
-    bootstrap of the difference over test examples, all seeds' counts of an example together."""
+    bootstrap of the difference over seeds (every way to draw as many) and, within each draw, over
+    test examples, all drawn seeds' counts of an example together."""
     import numpy as np
 
     from components.lib import metrics
@@ -437,10 +439,17 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 seeds = sorted(found["ours"].keys() & found["example"].keys())
                 if not seeds:
                     continue
-                counts = {
-                    s: np.sum([found[s][seed]["counts"] for seed in seeds], axis=0) for s in found
-                }
-                drop = metrics.paired_drop(counts["example"], counts["ours"], statistic)
+                drop = np.concatenate([
+                    metrics.paired_drop(
+                        *(
+                            np.sum([found[s][seed]["counts"] for seed in drawn], axis=0)
+                            for s in ("example", "ours")
+                        ),
+                        statistic,
+                        seed=number,
+                    )
+                    for number, drawn in enumerate(itertools.product(seeds, repeat=len(seeds)))
+                ])  # fmt: skip
                 scores = {
                     s: [round(found[s][seed]["test"][name], 4) for seed in seeds] for s in found
                 }
