@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from components.contract import DataError, SpecError
 from components.lib.references import (
@@ -108,6 +109,32 @@ def new_model(
     return load_model(
         resolve_model(reference), task, labels, attention=attention, overrides=overrides
     )
+
+
+def saved_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shape of each tensor in the safetensors files of `folder`, from their headers."""
+    found: dict[str, list[int]] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            names = tensors.keys()
+            found |= {name: tensors.get_slice(name).get_shape() for name in names}
+    return found
+
+
+def fresh_parameters(model: torch.nn.Module, reference: dict[str, Any]) -> list[str]:
+    """Names of the head's parameters that `new_model` did not find in the pretrained folder.
+
+    Empty for a model from scratch, in which all are as fresh.
+    """
+    if reference.get("config"):
+        return []
+    saved = saved_shapes(resolve_model(reference))
+    base = {id(parameter) for parameter in model.base_model.parameters()}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in base and saved.get(name) != list(parameter.shape)
+    ]
 
 
 def load_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ RATE_RANGE = (5e-6, 2e-4)
 ADAPTER_FACTOR = 10.0
 # Without pretrained weights there is nothing to forget (DeiT: 5e-4 at batch 512, AdamW).
 SCRATCH_RATE = 5e-4
+# A head that starts at random among layers that do not has further to go (layers learn at rates of
+# their own: Howard and Ruder 2018). WNUT-17 and MiniLM: docs/training.md has what it is worth.
+FRESH_FACTOR = 10.0
 
 
 def learning_rate_rule(
@@ -48,18 +52,32 @@ def schedule(step: int, *, total: int, warmup: int) -> float:
     return max(0.0, (total - step) / max(1, total - warmup))
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: torch.nn.Module, weight_decay: float, *, fresh: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Decay matrices of linear layers only: decaying embeddings pulls rare words to nothing, and
-    biases and norms have no scale to restrain (as in the BERT paper, embeddings added)."""
+    biases and norms have no scale to restrain (as in the BERT paper, embeddings added).
+
+    Args:
+        model: the parameters that need gradients are taken.
+        weight_decay: of AdamW.
+        fresh: names of parameters that start at random in a model that otherwise does not. Their
+            groups have a ``factor`` for the learning rate, `FRESH_FACTOR`.
+    """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
-    kept = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim >= 2 and id(parameter) not in embeddings
+            groups.setdefault((name not in fresh, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "factor": 1.0 if pretrained else FRESH_FACTOR,
+        }
+        for (pretrained, decayed), parameters in sorted(groups.items(), reverse=True)
     ]
-    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(

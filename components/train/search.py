@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,22 +65,8 @@ def search_learning_rate(
 def rule(job: Job) -> float:
     """Return what ``auto`` would be for this job."""
     scratch = bool(job.model.get("config"))
-    size = 1 if scratch else weight_count(modelling.resolve_model(job.model))
+    shapes = {} if scratch else modelling.saved_shapes(modelling.resolve_model(job.model))
+    size = max(1, sum(math.prod(shape) for shape in shapes.values()))
     return optim.learning_rate_rule(
         method=job.method, parameters=size, global_batch=job.global_batch, from_scratch=scratch
     )
-
-
-def weight_count(folder: Path) -> int:
-    """Elements in the safetensors files of `folder`, from their headers."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                size = 1
-                for side in tensors.get_slice(name).get_shape():
-                    size *= side
-                total += size
-    return total

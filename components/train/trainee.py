@@ -132,7 +132,7 @@ class Trainee:
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.method == "adalora":
@@ -223,7 +223,8 @@ def make_trainee(
         forward = compiled(forward, packed=packed)
     # Recomputed layers must draw the same dropout again, which torch only does for its own.
     with_bits = on_cpu and not job.activation_checkpointing
-    groups = optim.parameter_groups(model, job.weight_decay)
+    fresh = () if job.method != "full" else modelling.fresh_parameters(model, job.model)
+    groups = optim.parameter_groups(model, job.weight_decay, fresh=fresh)
     return Trainee(
         model=model,
         forward=forward,

@@ -42,6 +42,25 @@ def test_schedule_warms_up_and_ends_near_zero():
     assert optim.schedule(0, total=10, warmup=0) == 1.0
 
 
+def test_a_fresh_head_learns_faster_than_what_is_pretrained(tmp_path):
+    reference = {"id": "minilm-l6"}
+    model = modelling.new_model(reference, "token-classification", ["a", "b"])
+    fresh = modelling.fresh_parameters(model, reference)
+    assert sorted(fresh) == ["classifier.bias", "classifier.weight"]
+    groups = optim.parameter_groups(model, 0.01, fresh=fresh)
+    faster = [p for g in groups if g["factor"] == optim.FRESH_FACTOR for p in g["params"]]
+    assert {id(p) for p in faster} == {id(p) for p in model.classifier.parameters()}
+    decayed = [g for g in groups if g["weight_decay"] == 0.01]
+    assert [g["factor"] for g in decayed] == [1.0, optim.FRESH_FACTOR]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    # A head that was saved goes on as it was, one of another size does not.
+    model.save_pretrained(tmp_path)
+    assert modelling.fresh_parameters(model, {"id": str(tmp_path)}) == []
+    wider = modelling.new_model(reference, "token-classification", ["a", "b", "c"])
+    assert sorted(modelling.fresh_parameters(wider, {"id": str(tmp_path)})) == sorted(fresh)
+    assert modelling.fresh_parameters(model, {"config": "bert-tiny"}) == []
+
+
 def test_search_candidates_surround_the_rule():
     rates = candidates(1e-4, 5)
     assert rates[2] == pytest.approx(1e-4)
