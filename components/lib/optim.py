@@ -24,9 +24,6 @@ RATE_RANGE = (5e-6, 2e-4)
 ADAPTER_FACTOR = 10.0
 # Without pretrained weights there is nothing to forget (DeiT: 5e-4 at batch 512, AdamW).
 SCRATCH_RATE = 5e-4
-# A head that starts at random among layers that do not has further to go (layers learn at rates of
-# their own: Howard and Ruder 2018). WNUT-17 and MiniLM: docs/training.md has what it is worth.
-FRESH_FACTOR = 10.0
 
 
 def learning_rate_rule(
@@ -53,7 +50,11 @@ def schedule(step: int, *, total: int, warmup: int) -> float:
 
 
 def parameter_groups(
-    model: torch.nn.Module, weight_decay: float, *, fresh: Collection[str] = ()
+    model: torch.nn.Module,
+    weight_decay: float,
+    *,
+    fresh: Collection[str] = (),
+    fresh_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Decay matrices of linear layers only: decaying embeddings pulls rare words to nothing, and
     biases and norms have no scale to restrain (as in the BERT paper, embeddings added).
@@ -61,8 +62,8 @@ def parameter_groups(
     Args:
         model: the parameters that need gradients are taken.
         weight_decay: of AdamW.
-        fresh: names of parameters that start at random in a model that otherwise does not. Their
-            groups have a ``factor`` for the learning rate, `FRESH_FACTOR`.
+        fresh: names of parameters that start at random in a model that otherwise does not.
+        fresh_factor: ``factor`` of their groups, for the learning rate; that of others is 1.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
@@ -74,7 +75,7 @@ def parameter_groups(
         {
             "params": parameters,
             "weight_decay": weight_decay if decayed else 0.0,
-            "factor": 1.0 if pretrained else FRESH_FACTOR,
+            "factor": 1.0 if pretrained else fresh_factor,
         }
         for (pretrained, decayed), parameters in sorted(groups.items(), reverse=True)
     ]

@@ -14,6 +14,9 @@ METHODS = ("full", "lora", "adalora")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SHARDINGS = ("none", "ddp", "fsdp")
 PACKINGS = ("auto", "bucket", "packed")
+# A head that starts at random among layers that do not has further to go (rates that differ by layer:
+# Howard and Ruder 2018). What it is worth on WNUT-17: docs/training.md.
+FRESH_FACTOR = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,8 @@ class Job:
 
     `dataset`, `checkpoints` and `output` are folders that every rank sees. `global_batch` counts
     sequences an optimiser step, over all ranks; `micro_batch` the most of them in one forward on
-    one rank, `token_budget` the most tokens in one forward. `search` > 0 spends that many short
+    one rank, `token_budget` the most tokens in one forward. `fresh_factor` multiplies the learning rate
+    of a head without pretrained weights. `search` > 0 spends that many short
     runs on the learning rate. `peak_flops` (of a rank) is what MFU is a share of, by default the
     device's own figure. `stop_after_steps` ends early (tests, searches).
     """
@@ -44,6 +48,7 @@ class Job:
     learning_rate: float | None = None
     search: int = 0
     weight_decay: float = 0.01
+    fresh_factor: float = FRESH_FACTOR
     warmup_fraction: float = 0.1
     clip_norm: float = 1.0
     early_stopping: int | None = None
@@ -128,7 +133,8 @@ class Job:
         """Return what a checkpoint must share with this job to be continued by it."""
         own = (
             "task", "model", "method", "lora", "epochs", "global_batch", "optimizer", "seed",
-            "learning_rate", "weight_decay", "packing", "class_weights", "precision",
+            "learning_rate", "fresh_factor", "weight_decay", "packing", "class_weights",
+            "precision",
         )  # fmt: skip
         shards = [s["sha256"] for split in dataset["splits"].values() for s in split["shards"]]
         return {name: getattr(self, name) for name in own} | {"shards": shards}

@@ -224,7 +224,9 @@ def make_trainee(
     # Recomputed layers must draw the same dropout again, which torch only does for its own.
     with_bits = on_cpu and not job.activation_checkpointing
     fresh = () if job.method != "full" else modelling.fresh_parameters(model, job.model)
-    groups = optim.parameter_groups(model, job.weight_decay, fresh=fresh)
+    groups = optim.parameter_groups(
+        model, job.weight_decay, fresh=fresh, fresh_factor=job.fresh_factor
+    )
     return Trainee(
         model=model,
         forward=forward,

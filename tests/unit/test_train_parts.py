@@ -10,7 +10,7 @@ from components.contract import DataError, SpecError
 from components.lib import losses, modelling, optim
 from components.lib.tasks import balanced_weights
 from components.train import report
-from components.train.job import Job
+from components.train.job import FRESH_FACTOR, Job
 from components.train.search import candidates
 from components.train.setup import load_data
 from tests.train_support import make_dataset, make_job
@@ -47,11 +47,11 @@ def test_a_fresh_head_learns_faster_than_what_is_pretrained(tmp_path):
     model = modelling.new_model(reference, "token-classification", ["a", "b"])
     fresh = modelling.fresh_parameters(model, reference)
     assert sorted(fresh) == ["classifier.bias", "classifier.weight"]
-    groups = optim.parameter_groups(model, 0.01, fresh=fresh)
-    faster = [p for g in groups if g["factor"] == optim.FRESH_FACTOR for p in g["params"]]
+    groups = optim.parameter_groups(model, 0.01, fresh=fresh, fresh_factor=FRESH_FACTOR)
+    faster = [p for g in groups if g["factor"] == FRESH_FACTOR for p in g["params"]]
     assert {id(p) for p in faster} == {id(p) for p in model.classifier.parameters()}
     decayed = [g for g in groups if g["weight_decay"] == 0.01]
-    assert [g["factor"] for g in decayed] == [1.0, optim.FRESH_FACTOR]
+    assert [g["factor"] for g in decayed] == [1.0, FRESH_FACTOR]
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
     # A head that was saved goes on as it was, one of another size does not.
     model.save_pretrained(tmp_path)
