@@ -14,8 +14,8 @@ METHODS = ("full", "lora", "adalora")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SHARDINGS = ("none", "ddp", "fsdp")
 PACKINGS = ("auto", "bucket", "packed")
-# A head that starts at random among layers that do not has further to go (rates that differ by layer:
-# Howard and Ruder 2018). What it is worth on WNUT-17: docs/training.md.
+# A head that starts at random among layers that do not has further to go (rates by layer: Howard
+# and Ruder 2018). What it is worth on WNUT-17: docs/training.md.
 FRESH_FACTOR = 10.0
 
 
@@ -25,9 +25,9 @@ class Job:
 
     `dataset`, `checkpoints` and `output` are folders that every rank sees. `global_batch` counts
     sequences an optimiser step, over all ranks; `micro_batch` the most of them in one forward on
-    one rank, `token_budget` the most tokens in one forward. `fresh_factor` multiplies the learning rate
-    of a head without pretrained weights. `search` > 0 spends that many short
-    runs on the learning rate. `peak_flops` (of a rank) is what MFU is a share of, by default the
+    one rank, `token_budget` the most tokens in one forward. `fresh_factor` multiplies the
+    learning rate of a head without pretrained weights. `search` > 0 spends that many short runs on
+    the learning rate. `peak_flops` (of a rank) is what MFU is a share of, by default the
     device's own figure. `stop_after_steps` ends early (tests, searches).
     """
 
