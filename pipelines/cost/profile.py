@@ -74,14 +74,6 @@ class SplitProfile:
         total = float(self.lengths.sum())
         return float((self.lengths.astype(float) ** 2).sum()) / total if total else 0.0
 
-    def longest_of(self, rows: int) -> float:
-        """Mean length of the longest of `rows` rows chosen at random."""
-        count = len(self.lengths)
-        if not count:
-            return 0.0
-        share = (np.arange(count + 1) / count) ** rows
-        return float((self._ordered * np.diff(share)).sum())
-
     @cached_property
     def _ordered(self) -> Lengths:
         return np.sort(self.lengths)
