@@ -17,6 +17,8 @@ import datetime
 import json
 import math
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,18 @@ def figures(shared: Path, work: Path, case: str, calibration: Calibration) -> li
     return rows
 
 
+def lesson(shared: Path, work: Path) -> Calibration:
+    """Learn from the run of `LEARNT_FROM` against what this version predicts of it."""
+    run_folder = folder_of(work, LEARNT_FROM)
+    plan = make_plan(case_spec(shared, LEARNT_FROM), here=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / run_folder.name
+        folder.mkdir()
+        shutil.copyfile(run_folder / "run.json", folder / "run.json")
+        (folder / "plan.json").write_text(json.dumps(plan.to_json()))
+        return learn([folder]).calibration
+
+
 def step_shares(work: Path, case: str) -> dict[str, float]:
     """Return seconds of one training step as measured, by phase."""
     folder = folder_of(work, case)
@@ -102,7 +116,7 @@ def step_shares(work: Path, case: str) -> dict[str, float]:
 def table(shared: Path, work: Path) -> dict[str, Any]:
     """Print the table and return the document."""
     runs = [case for case in CASES if list((work / case).glob("*/*/run.json"))]
-    calibration = learn([folder_of(work, LEARNT_FROM)]).calibration
+    calibration = lesson(shared, work)
     rows = [row for case in runs for row in figures(shared, work, case, calibration)]
     print("| run | step | measured s | predicted s | error | calibrated s | error |")
     print("|---|---|---|---|---|---|---|")
