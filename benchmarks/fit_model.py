@@ -25,6 +25,7 @@ from benchmarks.fitting import (
 )
 from benchmarks.measured import Measured, load
 from pipelines.cost.calibration import Calibration
+from pipelines.cost.residuals import noise_classes
 from pipelines.cost.time import StepModel
 
 DATA = Path(__file__).parents[1] / "pipelines/cost/data"
@@ -93,7 +94,8 @@ def widen(
             wide = max(every, UNSEEN_GPU if level == "gpu_stack" else 0.0)
             scaled = _with_unseen(scaled, f"{level}:{name}", wide)
         if level == "width":
-            scaled = _scatter(problem, measured, held["model"].mean, stack, scaled)
+            scaled = _scatter(problem, measured, held["model"].mean, measured.model, scaled)
+    scaled = _scatter(problem, measured, held["gpu"].mean, measured.gpu, scaled)
     return _new_stack(problem, measured, full, stack, scaled)
 
 
@@ -116,17 +118,22 @@ def _new_stack(
 
 
 def _scatter(
-    problem: Problem, measured: Measured, mean: np.ndarray, stack: np.ndarray, scaled: Calibration
+    problem: Problem, measured: Measured, mean: np.ndarray, groups: np.ndarray, scaled: Calibration
 ) -> Calibration:
-    """Add what models held out scatter more than all levels say, by stack and task."""
-    tasks = measured.columns.names["task"].astype(str)
-    kind = np.char.add(np.char.add(stack, "."), tasks)
+    """Add what rows of `groups` held out scatter more than all levels say, class by class.
+
+    A class needs a handful of rows to say so (`OWN_ROWS`), and never becomes narrower.
+    """
+    kind = np.array(noise_classes(measured.columns, StepModel(measured.columns).stack))
     for name in sorted(set(kind.tolist())):
         mine = (problem.weight > 0) & (kind == name)
-        wide = _cover(problem, mean, measured.model, mine, scaled, f"noise:{name}")
+        wide = _cover(problem, mean, groups, mine, scaled, f"noise:{name}")
         wide *= float(np.sqrt(mine.sum() / (mine.sum() + OWN_ROWS)))
-        scaled = _with_unseen(scaled, f"noise:{name}", wide)
-    return scaled
+        before = scaled.unseen.get(f"noise:{name}", 0.0)
+        scaled = _with_unseen(scaled, f"noise:{name}", max(wide, before))
+    # A class that nothing was measured of scatters as the others do.
+    others = [v for k, v in scaled.unseen.items() if k.startswith("noise:")]
+    return _with_unseen(scaled, "noise", float(np.sqrt(np.mean(np.square(others)))))
 
 
 def _unseen_rows(problem: Problem, groups: np.ndarray, level: str) -> np.ndarray:
@@ -153,7 +160,8 @@ def scale_doubt(problem: Problem, measured: Measured, full: np.ndarray) -> Calib
     ])  # fmt: skip
     assert problem.doubt is not None
     doubt = np.tile(problem.doubt[known], 2)
-    weight = np.tile(problem.weight[known], 2)
+    sources = np.char.add(measured.table.astype(str), measured.gpu.astype(str))
+    weight = np.tile(balanced(sources, known)[known], 2)
     low, high = 0.1, 5.0
     for _ in range(30):
         scale = (low + high) / 2
@@ -171,7 +179,7 @@ def _cover(
     """Return `level`'s least unseen spread that covers the target share of `rows`."""
     if not rows.any():
         return 0.0
-    error, weight = np.abs(mean - problem.target)[rows], problem.weight[rows]
+    error, weight = np.abs(mean - problem.target)[rows], balanced(groups, rows)[rows]
     # Variance is linear in the unseen variance: two evaluations give every candidate.
     variance = []
     for extra in (0.0, 1.0):
@@ -188,6 +196,16 @@ def _cover(
         share = np.average(error <= Z80 * width, weights=weight)
         low, high = (extra, high) if share < TARGET else (low, extra)
     return high
+
+
+def balanced(groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return weights under which a group counts with the square root of its `rows`: a large one
+    must not decide alone how wide the intervals of small ones are, nor one row."""
+    weight = np.zeros(len(groups))
+    for group in set(groups[rows].tolist()):
+        mine = rows & (groups == group)
+        weight[mine] = 1.0 / np.sqrt(mine.sum())
+    return weight
 
 
 def _quantile(p: Problem, mean: np.ndarray, spread: np.ndarray, known: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Seconds, memory and bytes of every step except training on a GPU, on a given machine.
 
-Constants were measured on 2 vCPU AMD EPYC (Zen 4) and scale with single-thread speed, products or
-disk as the work does; benchmarks/here_accuracy.py prints them against step reports.
+Constants were measured on 2 vCPU AMD EPYC and scale with single-thread speed, products or disk as
+the work does; benchmarks/here_accuracy.py prints them against step reports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TORCH_BYTES = 0.36 * GIB
 RUNTIME_BYTES = 0.39 * GIB
 # Seconds from a step's start to its first useful work, in multiples of `import torch` (0.93 s):
 # libraries, child process, model.
-STARTS = {"train": 5.6, "compress": 3.0, "export": 2.95, "onnx": 0.4, "data": 0.25}
+STARTS = {"train": 5.6, "compress": 4.7, "export": 2.95, "onnx": 0.4, "data": 0.25}
 # Tokens a second and core of scanning, validating and tokenising text.
 INGEST_TOKENS_PER_SECOND = 260_000.0
 INGEST_IMAGES_PER_SECOND = 400.0
@@ -38,7 +38,9 @@ SCREENING_SECONDS = 2.05
 SCREENING_REQUESTS = 1000
 LEAST_REQUESTS = 200
 MOST_PASSES = 5
-SELECT_LOAD_SECONDS = 15.6
+SELECT_LOAD_SECONDS = 16.6
+# Tokenising one request.
+TOKENISE_S = 1e-4
 # Scoring a row: decoding entities, outcomes for resampling.
 SCORE_SECONDS_PER_ROW = 1.2e-4
 # A classifier that reads the first token runs three quarters of the last layer on it alone
@@ -49,6 +51,14 @@ PARITY_ROWS = 64
 # Of a step's files, what libraries put into /tmp all the same when its scratch is on a volume.
 VOLUME_SHARE = 0.05
 EVALUATION_ROWS = 64
+# Padded tokens of a batch on one thread (components.lib.runner.CPU_TOKEN_BUDGET), and of the rows
+# packed to a multiple of these (components.train.setup.CPU_MULTIPLE).
+BATCH_TOKENS = 512
+PACKED_MULTIPLE = 16
+# Rows that 8-bit graphs are observed on (components.lib.calibrate), and one thread's seconds for a
+# token, layer and hidden element of it: quantiles of every activation.
+OBSERVED_ROWS = 256
+OBSERVE_S = 1.8e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,14 +152,14 @@ def _ingest(job: Job, machine: Machine) -> StepCost:
 
 def _decide(job: Job, machine: Machine) -> StepCost:
     # The whole planner runs again: two seconds where it searches the catalogue.
-    return cost(job, machine, _single(machine, 0.5 if machine.measured else 3.0),
+    return cost(job, machine, _single(machine, 0.12 if machine.measured else 3.0),
                 PYTHON_BYTES + (0.0 if machine.measured else 0.3 * GIB), moved=0.0,
                 disk=10 * MB, spread=2.0)  # fmt: skip
 
 
 def _place(job: Job, machine: Machine) -> StepCost:
     size = dataset_bytes(job)
-    return cost(job, machine, _single(machine, 0.1), PYTHON_BYTES, moved=3 * size, disk=size,
+    return cost(job, machine, _single(machine, 0.03), PYTHON_BYTES, moved=3 * size, disk=size,
                 bytes_in=size, bytes_out=size, spread=2.0)  # fmt: skip
 
 
@@ -158,13 +168,19 @@ def _export(job: Job, machine: Machine, variant: str) -> StepCost:
     length = float(job.longest)
     # Four batches through torch and through each graph.
     parity = 8.0 * pass_seconds(
-        machine, job.shape, rows=PARITY_ROWS / 4, length=length / 2, precision="fp32",
+        machine, job.shape, rows=PARITY_ROWS / 4, length=length, precision="fp32",
         constants=TORCH_EVALUATION,
     )  # fmt: skip
-    quantised = any(part.startswith("int") for part in variant.split("+"))
+    parts = variant.split("+")
     # Tracing and rewriting graphs handle nodes; serialising and quantising handle weights.
-    work = 0.2 + 0.125 * job.shape.num_layers + size * (5e-9 if quantised else 7.5e-9)
-    seconds = start_seconds(machine, "export") + _single(machine, work + 0.35) + parity
+    work = 0.55 + 0.125 * job.shape.num_layers
+    work += size * (5e-9 if any(part.startswith("int") for part in parts) else 7.5e-9)
+    passes = sum(1.0 + (part == "int8-static") for part in parts if part.startswith("int8"))
+    if passes:
+        tokens = min(OBSERVED_ROWS, job.profile["train"].rows) * _mean_length(job, "train")
+        elements = tokens * job.shape.hidden_size * job.shape.num_layers
+        work += passes * OBSERVE_S * elements + 2.5e-9 * size
+    seconds = start_seconds(machine, "export") + _single(machine, work) + parity
     memory = TORCH_BYTES + 0.3 * GIB + 2.3 * size
     return cost(job, machine, seconds, memory, moved=2 * size + 2 * out, disk=4 * size + out,
                 bytes_in=size, bytes_out=out)  # fmt: skip
@@ -185,29 +201,40 @@ def inference_seconds(
     )  # fmt: skip
 
 
-def score_seconds(job: Job, machine: Machine, variant: str, split: str) -> float:
-    """Seconds of predicting a whole split in bucketed batches."""
+def score_seconds(
+    job: Job, machine: Machine, variant: str, split: str, threads: float | None = None
+) -> float:
+    """Seconds of predicting a whole split: batches of `BATCH_TOKENS` side by side, a thread each
+    (components.lib.runner)."""
     profile = job.profile[split]
-    batches = math.ceil(profile.rows / EVALUATION_ROWS)
-    length = profile.padded_length(EVALUATION_ROWS) or float(job.longest)
+    length = _mean_length(job, split)
+    rows = min(max(BATCH_TOKENS / length, 1.0), float(profile.rows))
+    used = max(1.0, min(machine.cores, threads or machine.cores))
+    one = inference_seconds(job, machine, variant, rows=rows, length=length, threads=1.0)
+    return max(profile.rows / rows / used, 1.0) * one
+
+
+def _mean_length(job: Job, split: str) -> float:
     if job.spec.task == "image-classification":
-        length = job.sequence_length(EVALUATION_ROWS)
-    rows = profile.rows / max(batches, 1)
-    return batches * inference_seconds(job, machine, variant, rows=rows, length=length)
+        return job.sequence_length(1)
+    return job.profile[split].mean_length or float(job.longest)
 
 
 def _evaluate(job: Job, machine: Machine, variant: str) -> StepCost:
     size = job.model_bytes(variant)
     split = job.profile["validation"]
     whole = score_seconds(job, machine, variant, "validation")
-    mean = split.mean_length if split.mean_length else float(job.longest)
+    mean = _mean_length(job, "validation")
     single = inference_seconds(job, machine, variant, rows=1, length=mean)
     most = max(LEAST_REQUESTS, min(SCREENING_REQUESTS, split.rows)) * single
     requests = min(most, max(SCREENING_SECONDS, LEAST_REQUESTS * single))
+    # The same with tokenisation, where tokens are words.
+    text = most + SCREENING_REQUESTS * TOKENISE_S
+    requests += min(text, max(SCREENING_SECONDS, LEAST_REQUESTS * single))
     passes = min(MOST_PASSES, max(1, math.floor(SCREENING_SECONDS / max(whole, 1e-3))))
     seconds = start_seconds(machine, "onnx")
     seconds += _single(machine, 0.1 + split.rows * SCORE_SECONDS_PER_ROW)
-    seconds += whole * (1.0 + passes) + 2.0 * requests
+    seconds += whole * (1.0 + passes) + requests
     memory = RUNTIME_BYTES + 1.55 * size
     return cost(job, machine, seconds, memory, moved=size + dataset_bytes(job), disk=2 * size,
                 bytes_in=size, bytes_out=1 * MB)  # fmt: skip
@@ -226,12 +253,12 @@ def _select(job: Job, machine: Machine) -> StepCost:
 
 def _publish(job: Job, machine: Machine) -> StepCost:
     size = max(job.model_bytes(variant) for variant in job.variants)
-    return cost(job, machine, _single(machine, 0.3), PYTHON_BYTES, moved=6 * size, disk=4 * size,
+    return cost(job, machine, _single(machine, 0.15), PYTHON_BYTES, moved=6 * size, disk=4 * size,
                 bytes_in=size, bytes_out=2 * size, spread=2.0)  # fmt: skip
 
 
 def _report(job: Job, machine: Machine) -> StepCost:
-    return cost(job, machine, _single(machine, 0.5), PYTHON_BYTES + 0.05 * GIB, moved=1 * MB,
+    return cost(job, machine, _single(machine, 0.3), PYTHON_BYTES + 0.05 * GIB, moved=1 * MB,
                 disk=20 * MB, spread=2.0)  # fmt: skip
 
 
@@ -239,22 +266,30 @@ def _report(job: Job, machine: Machine) -> StepCost:
 
 
 def cpu_step_time(job: Job, machine: Machine, precision: str) -> float:
-    """Seconds of one optimiser step with the global batch as one forward."""
+    """Seconds of one optimiser step with the global batch as one forward: texts end to end, padded
+    to a multiple of `PACKED_MULTIPLE`."""
     batch = job.global_batch
+    length, span = job.sequence_length(batch), None
+    if job.spec.task != "image-classification":
+        profile = job.profile["train"]
+        length = profile.mean_length + PACKED_MULTIPLE / 2 / batch
+        span = profile.span
     return step_seconds(
-        machine, job.shape, rows=batch, length=job.sequence_length(batch), precision=precision,
+        machine, job.shape, rows=batch, length=length, span=span, precision=precision,
         trained_parameters=touched_parameters(job),
     )  # fmt: skip
 
 
 def touched_parameters(job: Job) -> float:
     """Parameters that the optimiser visits: the loop leaves out embeddings of words that never
-    occur (components.lib.optim), whose number grows as 20 sqrt(tokens) (Heaps' law; 3,950 of the
-    39,179 tokens of the newsroom set)."""
+    occur (components.lib.optim). Where the data was not read their number is taken to grow as
+    20 sqrt(tokens) (Heaps' law; 3,950 of the 39,179 tokens of the newsroom set)."""
     if job.spec.training.method != "full" or job.spec.task == "image-classification":
         return job.trained_parameters
-    tokens = float(job.profile["train"].tokens)
-    words = min(float(job.shape.vocab_size), 20.0 * math.sqrt(tokens))
+    train = job.profile["train"]
+    # Validation has a tenth of words that training has not.
+    words = train.distinct * 1.1 if train.distinct else 20.0 * math.sqrt(float(train.tokens))
+    words = min(float(job.shape.vocab_size), words)
     unseen = (job.shape.vocab_size - words) * (job.shape.embedding_size or job.shape.hidden_size)
     return max(job.trained_parameters - unseen, 0.1 * job.trained_parameters)
 
@@ -262,13 +297,10 @@ def touched_parameters(job: Job) -> float:
 def validation_seconds(job: Job, machine: Machine, precision: str) -> float:
     """Seconds of one evaluation on the validation split with torch."""
     split = job.profile["validation"]
-    length = split.padded_length(EVALUATION_ROWS)
-    if job.spec.task == "image-classification":
-        length = job.sequence_length(EVALUATION_ROWS)
     batches = max(1.0, split.rows / EVALUATION_ROWS)
     return batches * pass_seconds(
-        machine, job.shape, rows=min(EVALUATION_ROWS, split.rows), length=length,
-        precision=precision, constants=TORCH_EVALUATION,
+        machine, job.shape, rows=min(EVALUATION_ROWS, split.rows),
+        length=_mean_length(job, "validation"), precision=precision, constants=TORCH_EVALUATION,
     )  # fmt: skip
 
 

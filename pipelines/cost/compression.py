@@ -36,6 +36,9 @@ BUDGET_SPREAD = 1.15
 # Epochs of training with 8-bit rounding, and what rounding adds to a step.
 ROUNDING_EPOCHS = 2.0
 ROUNDING_SHARE = 1.5
+# What looking at it costs, in validations of the training loop: padded rows, stock kernels, and
+# rounding that reads and writes every operand again.
+CHECK_PASSES = 4.8
 # Share of the deadline that it may take.
 ROUNDING_DEADLINE = 0.1
 LEAST_BUDGET_S = 10.0
@@ -113,6 +116,11 @@ def rounding_is_checked(job: Job, variant: str) -> bool:
     return not recipe.cuts and recipe.precision.startswith("int8") and job.shape.family in PRUNABLE
 
 
+def check_seconds(job: Job, machine: Machine) -> float:
+    """Seconds of two validations, one of them with every product's operands rounded."""
+    return CHECK_PASSES * validation_seconds(job, machine, "fp32")
+
+
 def rounding_budget(job: Job, machine: Machine) -> float:
     """Seconds that training with 8-bit rounding may use, should it be needed: a rescue that is
     rarely called must not cost a plan its deadline."""
@@ -136,7 +144,7 @@ def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:
         seconds = start_seconds(machine, "data")
         return cost(job, machine, seconds, PYTHON_BYTES, spread=1.6, **moved)
     # Validations with and without rounding; training with it is the exception.
-    seconds = start_seconds(machine, "compress") + 2 * validation_seconds(job, machine, "fp32")
+    seconds = start_seconds(machine, "compress") + check_seconds(job, machine)
     memory = TORCH_BYTES + 12.0 * job.parameters
     found = cost(job, machine, seconds, memory, spread=1.6, **moved)
     usual = found.seconds
@@ -157,6 +165,6 @@ def compress_arguments(job: Job, machine: Machine, variant: str) -> dict[str, An
             "search": search_arguments(job, machine, variant),
         }
     if rounding_is_checked(job, variant):
-        checks = 2 * validation_seconds(job, machine, "fp32")
+        checks = check_seconds(job, machine)
         return made | {"budget_s": round(checks + rounding_budget(job, machine), 1)}
     return made

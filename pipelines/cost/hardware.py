@@ -131,7 +131,16 @@ _SAME = {
     "RTXPRO6000BLACKWELLSERVER": "RTXPRO6000",
     "RTX2070SUPER": "RTX2070",
     "RTX4090D": "RTX4090",
-    "TITANX": "TITANXP",
+    "TITANX": "TITANXPASCAL",  # the one before it is the GTX TITAN X
+    "TITANXMAXWELL": "GTXTITANX",
+    "P6000": "QUADROP6000",
+    "GV100": "QUADROGV100",
+    "RTX4000": "QUADRORTX4000",
+    "A2000": "RTXA2000",
+    "1660TI": "GTX1660TI",
+    "SPARK": "GB10",
+    "RADEONRX7900XTX": "RX7900XTX",
+    "7900XTX": "RX7900XTX",
     "V100S": "V100",
     "GB200NVL72": "GB200",
     "GB300NVL72": "GB300",
@@ -146,9 +155,12 @@ _SAME = {
 _NOISE = {
     *("NVIDIA", "AMD", "TESLA", "GEFORCE", "INSTINCT", "RADEON", "GRAPHICS", "TENSOR", "CORE"),
     *("GPU", "OAM", "GENERATION", "EDITION", "HBM2", "HBM2E", "HBM3", "HBM3E", "DGX", "HGX"),
-    *("WORKSTATION", "LAPTOP"),
+    *("WORKSTATION", "LAPTOP", "DGXS"),
 }
 _FORM = re.compile(r"(SXM|PCI|NVL$)")
+# "8x A100", "A100 x 8"; the number of a DGX station ("DGX-1 V100").
+_COUNT = re.compile(r"(?i)^\s*(\d{1,2})\s*[x×]\s*(?=[a-z])|(?<=[\d\s)])\s*[x×]\s*(\d{1,2})\s*$")
+_STATION = re.compile(r"(?i)\bDGX-?[12]\b(?=.*[a-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +173,15 @@ class _Name:
     watts: str | None
 
 
+def gpu_count(name: str) -> int | None:
+    """Return the number of GPUs that a name states (``8x A100``), None where it states none."""
+    found = _COUNT.search(name)
+    return int(found[1] or found[2]) if found else None
+
+
 def _parse(name: str) -> _Name:
     core, form, memory, watts = "", None, None, None
+    name = _STATION.sub(" ", _COUNT.sub("", name))
     text = re.sub(r"(?i)(?<=[a-z0-9])(?=(sxm|pcie)\d?(?:[^a-z0-9]|$))", "-", name)
     for token in filter(None, re.split(r"[^A-Z0-9]+", text.upper())):
         if token in _NOISE:

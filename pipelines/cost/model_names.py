@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pipelines.cost.hf_config import from_hf_config
 from pipelines.cost.model_table import table
 from pipelines.cost.shapes import ModelShape
 
@@ -173,6 +174,17 @@ _SHAPES: dict[str, ModelShape] = {
     "electra-small": _encoder(256, 12, 4, 1024, family="electra", embedding_size=128, pooler=False),
     "electra-base": _encoder(768, 12, 12, 3072, family="electra", pooler=False),
     "electra-large": _encoder(1024, 24, 16, 4096, family="electra", pooler=False),
+    "distilgpt2": _gpt(768, 6, 12),
+    "modernbert-base": from_hf_config({"model_type": "modernbert"}),
+    "modernbert-large": from_hf_config(
+        {
+            "model_type": "modernbert",
+            "hidden_size": 1024,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "intermediate_size": 2624,
+        }
+    ),
     "gpt2": _gpt(768, 12, 12),
     "gpt2-medium": _gpt(1024, 24, 16),
     "gpt2-large": _gpt(1280, 36, 20),
@@ -253,6 +265,38 @@ _ALIASES = {
     "mistralnemo": "mistralnemo12b",
     "mistralsmall": "mistralsmall24b",
     "openllama3bv2": "openllama3b",
+    "xlmr": "xlmrobertabase",
+    "xlmrbase": "xlmrobertabase",
+    "xlmrlarge": "xlmrobertalarge",
+    "bgem3": "xlmrobertalarge",
+    "multilinguale5base": "xlmrobertabase",
+    "multilinguale5large": "xlmrobertalarge",
+    "allmpnetbase": "mpnetbase",
+    "e5basev2": "e5base",
+    "e5largev2": "e5large",
+    "legalbertbase": "legalbertbase",
+    "ernie": "bertbase",
+    "ernie2.0base": "bertbase",
+    "tinybert": "tinybert4l312d",
+    "tinyllama": "tinyllama1.1b",
+    "stablelm3b": "stablelm3b4e1t",
+    "stablelm21.6b": "stablelm21.6b",
+    "redpajama3b": "redpajamaincite3b",
+    "redpajama7b": "redpajamaincite7b",
+    "megatronbert": "megatronbert345m",
+    "bert345m": "megatronbert345m",
+    "turingnlg": "turingnlg17b",
+    "tnlg17b": "turingnlg17b",
+    "vitb16": "vitbase",
+    "vits16": "vitsmall",
+    "vitl16": "vitlarge",
+    "vith14": "vithuge",
+    "deitbase": "vitbase",
+    "deitb": "vitbase",
+    "deitsmall": "vitsmall",
+    "deits": "vitsmall",
+    "deittiny": "vittiny",
+    "deitti": "vittiny",
     "llama27bchat": "llama27b",
     "turingmegatron530b": "mtnlg530b",
     "megatron530b": "mtnlg530b",
@@ -269,10 +313,14 @@ SCRATCH_SHAPES = {
 
 
 def _key(name: str) -> str:
-    name = name.rsplit("/", 1)[-1].lower()
-    name = re.sub(r"\(.*?\)", "", name)
+    # "ViT-B/16" has a slash of its own.
+    name = re.sub(r"/(?=\d+$)", "-", name.strip()).rsplit("/", 1)[-1].lower()
+    name = re.sub(
+        r"\(.*?\)|-finetuned-.*$|-deduped$|-discriminator$|-hf$|-it$|-en-v\d[.0-9]*$", "", name
+    )
+    name = re.sub(r"(?<=\d)_(?=\d)", ".", name)
     name = re.sub(r"(meta-|hf$|-hf$|instruct|chat|base-v1|-v[012]\.[0-9]+$)", "", name)
-    name = re.sub(r"(?<=albert)(-[a-z]+)-v[12]$", r"\1", name)
+    name = re.sub(r"(?<=albert)(-[a-z]+)-v[12]$|(?<=mpnet-base)-v\d$", r"\1", name)
     name = re.sub(r"patch\d+.*$|uncased|-en$", "", name)
     return _ALIASES.get(key := re.sub(r"[^a-z0-9.]", "", name), key)
 

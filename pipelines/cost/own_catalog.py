@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from components.contract import SpecError
-from pipelines.cost.catalog import (
+from pipelines.cost.catalog_rows import (
     INSTANCE_COLUMNS,
     Catalog,
     Instance,

@@ -52,7 +52,8 @@ IMAGE_TOKENS = 197  # 224 pixels in patches of 16, with the class token
 @dataclass(frozen=True, kw_only=True)  # no slots: derived figures are asked for thousands of times
 class SplitProfile:
     """One split. `lengths` holds tokens of a row with special tokens, cut to max_length; a sample
-    when `exact` is False. `spread` is the factor by which rows x tokens may be off (80 %)."""
+    when `exact` is False. `spread` is the factor by which rows x tokens may be off (80 %);
+    `distinct` the number of different tokens in what was read, 0 where it was not."""
 
     rows: int
     words: int
@@ -61,10 +62,17 @@ class SplitProfile:
     source: str
     exact: bool
     spread: float = 1.0
+    distinct: int = 0
 
     @cached_property
     def mean_length(self) -> float:
         return float(self.lengths.mean()) if len(self.lengths) else 0.0
+
+    @cached_property
+    def span(self) -> float:
+        """Tokens that a token can attend to: the mean length of the row it is in."""
+        total = float(self.lengths.sum())
+        return float((self.lengths.astype(float) ** 2).sum()) / total if total else 0.0
 
     @cached_property
     def _ordered(self) -> Lengths:
@@ -147,6 +155,7 @@ def _share(split: SplitProfile, share: float) -> SplitProfile:
         source=split.source,
         exact=split.exact,
         spread=split.spread,
+        distinct=split.distinct,
     )
 
 
@@ -235,6 +244,7 @@ class _Seen:
     bytes: int = 0
     lengths: list[Lengths] = field(default_factory=list)
     read_all: bool = True
+    ids: set[int] = field(default_factory=set)
 
 
 def _read_local(spec: Spec, split: str, uri: str) -> SplitProfile:
@@ -262,12 +272,14 @@ def _read_local(spec: Spec, split: str, uri: str) -> SplitProfile:
     lengths = np.concatenate(seen.lengths)
     if seen.read_all:
         return SplitProfile(
-            rows=seen.rows, words=seen.words, bytes=size, lengths=lengths, source="read", exact=True
-        )
+            rows=seen.rows, words=seen.words, bytes=size, lengths=lengths, source="read",
+            exact=True, distinct=len(seen.ids),
+        )  # fmt: skip
     scale = max(1.0, size / max(seen.bytes, 1))
     return SplitProfile(
         rows=round(seen.rows * scale), words=round(seen.words * scale), bytes=size,
         lengths=lengths, source="sampled", exact=False, spread=SAMPLED_SPREAD,
+        distinct=round(len(seen.ids) * scale**0.5),  # Heaps' law
     )  # fmt: skip
 
 
@@ -318,10 +330,14 @@ def _lengths(spec: Spec, examples: Iterator[Example]) -> _Seen:
             if tokenizer is None:
                 tokens = np.array([len(text) for text in texts]) / CHARACTERS_PER_TOKEN
             else:
-                tokens = text_tokens(tokenizer, None, texts).lengths
+                encoded = text_tokens(tokenizer, None, texts)
+                seen.ids.update(np.unique(encoded.flat).tolist())
+                tokens = encoded.lengths
         cut = np.minimum(np.round(tokens) + special, spec.training.max_length)
         seen.lengths.append(cut.astype(np.int64))
         if seen.bytes > READ_BYTES:
             seen.read_all = next(examples, None) is None
             break
+    if pieces is not None:
+        seen.ids.update(np.unique(pieces.flat).tolist())
     return seen

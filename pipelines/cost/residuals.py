@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from pipelines.cost.calibration import Calibration
-from pipelines.cost.columns import Columns, Floats
+from pipelines.cost.columns import Bools, Columns, Floats
 from pipelines.cost.kernels import data
 
 # Starting spreads of the levels (log standard deviation); the fit estimates them.
@@ -27,6 +27,8 @@ TIME_LEVELS = {
     "parallel": 0.06,
     "parallel_width": 0.06,
 }
+# Boards that run at their power limit in any large product (T4, L4, P4).
+CAPPED_WATTS = 100.0
 
 
 @cache
@@ -45,7 +47,7 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
     gpu, precision, task = c.names["device"], c.names["precision"], c.names["task"]
     width = [f"{h:.0f}x{n:.0f}" for h, n in zip(c["hidden_size"], c["num_layers"], strict=True)]
     seq, batch = _bucket(c["seq_len"]), _bucket(c["micro_batch"])
-    tokens = _bucket(_tokens(c))
+    tokens, noise = _bucket(_tokens(c)), noise_classes(c, stack)
     out = []
     for i, s in enumerate(stack):
         spread = f"{c['tp'][i]:.0f}|{c['pp'][i] > 1}|{c['data_parallel'][i] > 1}"
@@ -62,10 +64,26 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
                 f"parallel:{s}|{spread}",
                 f"parallel_width:{s}|{spread}|{c['hidden_size'][i]:.0f}|{batch[i]}",
                 # Never learnt: how much more such rows scatter (`unseen`).
-                f"noise:{s}.{task[i]}",
+                f"noise:{noise[i]}",
             ]
         )
     return out
+
+
+def noise_classes(c: Columns, stack: list[str]) -> list[str]:
+    """Return the class whose scatter a row has beyond its effects: stack and task, and whether a
+    server stands before the model, several nodes work together, or the board's power is capped."""
+    marks = zip(*(mask.tolist() for mask in _marks(c)), strict=True)
+    names = ("serving", "nodes", "capped")
+    return [
+        ".".join([s, str(task), *(n for n, on in zip(names, found, strict=True) if on)])
+        for s, task, found in zip(stack, c.names["task"], marks, strict=True)
+    ]
+
+
+def _marks(c: Columns) -> tuple[Bools, ...]:
+    capped: Bools = (c["watts"] > 0) & (c["watts"] <= CAPPED_WATTS)
+    return c.flags["serving"], c["nodes"] > 1, capped
 
 
 def time_effects(c: Columns, stack: list[str], calibration: Calibration) -> tuple[Floats, Floats]:
@@ -77,6 +95,7 @@ def time_effects(c: Columns, stack: list[str], calibration: Calibration) -> tupl
         *(c.names[name].tolist() for name in ("device", "precision", "task", "recipe")),
         *(c[name].tolist() for name in ("hidden_size", "num_layers", "tp")),
         *((c[name] > 1).tolist() for name in ("pp", "data_parallel")),
+        *(mask.tolist() for mask in _marks(c)),
         *(_bucket(c[name]) for name in ("seq_len", "micro_batch")),
         _bucket(_tokens(c)),
         stack,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from components.contract import SpecError
-from pipelines.cost.hardware import PRECISIONS, find_gpu
+from pipelines.cost.hardware import PRECISIONS, find_gpu, gpu_count
 from pipelines.cost.model_names import by_name
 from pipelines.cost.shapes import ModelShape
 from pipelines.cost.workload import HERE_CPU, KINDS, TASKS, Workload
@@ -68,7 +68,46 @@ _PRECISION_ALIASES = {
     "half": "fp16",
     "w8a8": "int8",
     "i8": "int8",
+    "8bit": "int8",
+    "16": "fp16",
+    "32": "fp32",
+    "single": "fp32",
+    "full": "fp32",
+    "float8": "fp8",
+    "mxfp8": "fp8",
+    "nvfp4": "fp4",
+    "mxfp4": "fp4",
+    "o1": "fp16",
+    "o2": "fp16",
 }
+# Weights in 4 or 8 bits under products in half precision: (products, weights).
+_WEIGHT_ONLY = {
+    **dict.fromkeys(("int4", "4bit", "nf4", "awq", "gptq", "w4a16", "q4"), ("fp16", "nf4")),
+    "w8a16": ("fp16", "int8-weights"),
+}
+_KINDS = {
+    "inference": "infer", "serving": "infer", "prefill": "infer", "training": "train",
+    "fine-tuning": "train", "finetuning": "train", "finetune": "train", "pretraining": "train",
+}  # fmt: skip
+_TASKS = {
+    **dict.fromkeys(("inference", "serving", "prefill"), "infer"),
+    **dict.fromkeys(("pretraining", "pre-training", "pre-train"), "pretrain"),
+    **dict.fromkeys(
+        ("sft", "full", "full-finetune", "full-finetuning", "full-fine-tuning", "fine-tuning",
+         "fine-tune", "finetuning", "instruction-tuning", "training", "train"), "finetune"
+    ),
+    **dict.fromkeys(("dora", "peft", "adapter", "ia3", "prefix-tuning", "lora-finetune"), "lora"),
+    **dict.fromkeys(("qdora", "qlora-finetune"), "qlora"),
+}  # fmt: skip
+_SHARDINGS = {
+    "zero-1": "zero1", "zero-2": "zero2", "zero-3": "zero3", "stage1": "zero1", "stage2": "zero2",
+    "stage3": "zero3", "zero-stage-1": "zero1", "zero-stage-2": "zero2", "zero-stage-3": "zero3",
+    "fsdp1": "fsdp", "fsdp2": "fsdp", "hsdp": "fsdp", "full-shard": "fsdp", "dp": "ddp",
+    "deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3",
+}  # fmt: skip
+_CHECKPOINTING = {"full": "full", "block": "full", "selective": "selective", "sel": "selective"}
+# How tables write a cell that says nothing.
+_NOTHING = ("none", "nan", "n/a", "na", "null", "-", "unknown", "not stated")
 
 
 class Row:
@@ -86,6 +125,8 @@ class Row:
         text = self.text(column) if value is None else value.strip()
         if not text:
             return None
+        if re.fullmatch(r"\d{1,3}(,\d{3})+(\.0*)?", text):
+            text = text.replace(",", "")
         try:
             number = float(text)
         except ValueError:
@@ -105,7 +146,7 @@ class Row:
 
     def flag(self, column: str) -> bool | None:
         text = self.text(column).lower()
-        if text in {"", "none", "nan"}:
+        if text in {"", *_NOTHING}:
             return None
         if text in {"1", "1.0", "true", "yes"}:
             return True
@@ -188,13 +229,11 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
     """
     row = Row(cells)
     kind, task = _kind_and_task(row)
-    gpu = row.text("gpu")
-    if find_gpu(gpu) is None and gpu != HERE_CPU:
-        raise SpecError(f"unknown GPU {gpu!r}")
+    gpu, stated = _device(row)
     shape = shape_of(row)
-    n_gpus, nodes = _cluster(row)
     tp, pp = row.whole("tp", 1) or 1, row.whole("pp", 1) or 1
     cp = row.option("cp")
+    n_gpus, nodes = _cluster(row, stated)
     if tp * pp * cp > n_gpus:
         raise SpecError(f"tp {tp} x pp {pp} x cp {cp} exceeds n_gpus {n_gpus}")
     tp = _assumed_tensor_parallel(row, kind, shape, n_gpus // nodes, gpu) or tp
@@ -210,9 +249,14 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
     micro_batch, accum = _batch(row, kind, replicas, generation)
     precision, precision_raw = _precision(row)
     quantization = row.text("quantization").lower()
+    quantization = "" if quantization in _NOTHING else quantization
+    if precision in _WEIGHT_ONLY:
+        precision, weights = _WEIGHT_ONLY[precision]
+        quantization = quantization or weights
     if (
         kind == "infer"
         and "int8" in quantization
+        and "weights" not in quantization
         and precision != "int8"
         and "bnb" not in quantization
     ):
@@ -232,7 +276,7 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
         runtime=_runtime(row),
         framework=_framework(row),
         optimizer=optimizer,
-        sharding=row.text("sharding").lower(),
+        sharding=_sharding(row),
         tp=tp,
         pp=pp,
         cp=cp,
@@ -246,7 +290,7 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
         attention=extra.get("attn", "").lower(),
         packing=bool(row.flag("packing")),
         compiled=extra.get("compile", "0") not in {"0", "", "false"},
-        peft_rank=row.whole("peft_rank", 0) or 0,
+        peft_rank=0 if row.text("peft_rank") in ("0", "0.0") else row.whole("peft_rank", 0) or 0,
         # Adapter v2 trains a scale and a bias on every linear layer.
         lora_targets="all"
         if extra.get("method") == "adapter_v2"
@@ -293,7 +337,9 @@ def _assumed_tensor_parallel(
 
 
 def _kind_and_task(row: Row) -> tuple[str, str]:
-    kind, task = row.text("kind").lower(), row.text("task").lower()
+    kind = row.text("kind").lower()
+    task = re.sub(r"[\s_]+", "-", row.text("task").lower())
+    kind, task = _KINDS.get(kind, kind), _TASKS.get(task, task)
     kind = kind or ("infer" if task == "infer" else "train" if task else "")
     if kind not in KINDS:
         raise SpecError(f"kind is {kind!r}: must be train or infer")
@@ -303,9 +349,35 @@ def _kind_and_task(row: Row) -> tuple[str, str]:
     return kind, task
 
 
-def _cluster(row: Row) -> tuple[int, int]:
+def _device(row: Row) -> tuple[str, int | None]:
+    """Return the GPU, and how many of them its name states: a GPU's name with a count, or that of a
+    catalogue's instance."""
+    gpu = row.text("gpu")
+    if find_gpu(gpu) is not None or gpu == HERE_CPU:
+        return gpu, gpu_count(gpu)
+    from pipelines.cost.catalog import load_catalog
+
+    for instance in load_catalog().instances if "." in gpu or "-" in gpu else ():
+        if instance.name == gpu.lower() and instance.gpu:
+            return instance.gpu, instance.gpu_count
+    raise SpecError(f"unknown GPU {gpu!r}")
+
+
+def _sharding(row: Row) -> str:
+    stated = re.sub(r"[\s_]+", "-", row.text("sharding").lower())
+    return _SHARDINGS.get(stated, stated)
+
+
+def _cluster(row: Row, stated: int | None) -> tuple[int, int]:
+    """Return GPUs and nodes of the job. A stated count is of one machine."""
     per_node, nodes = row.whole("gpus_per_node"), row.whole("nodes", 1) or 1
-    n_gpus = row.whole("n_gpus") or (per_node * nodes if per_node and nodes > 1 else nodes)
+    split = (row.whole("tp", 1) or 1) * (row.whole("pp", 1) or 1) * row.option("cp")
+    n_gpus = row.whole("n_gpus") or (per_node * nodes if per_node and nodes > 1 else None)
+    if n_gpus is None:
+        # Not stated: one GPU a node, unless the node or the split of the model says more.
+        n_gpus = stated * nodes if stated else max(nodes, split if not per_node else 1)
+        if per_node and split > 1:
+            n_gpus = max(per_node * nodes, split)
     if nodes > n_gpus:
         raise SpecError(f"nodes {nodes} exceeds n_gpus {n_gpus}")
     return n_gpus, nodes
@@ -330,11 +402,20 @@ def _batch(row: Row, kind: str, replicas: int, generation: bool) -> tuple[float,
 def _precision(row: Row) -> tuple[str, str]:
     raw = row.text("precision_raw").lower()
     precision = row.text("precision").lower() or raw
+    precision = precision.removeprefix("torch.")
     precision = _PRECISION_ALIASES.get(precision, precision)
+    if precision in _WEIGHT_ONLY:
+        return precision, raw
     if precision not in PRECISIONS:
         # "bf16-mixed", "fp8_e4m3", "amp fp16": the one format that is named.
-        words = [_PRECISION_ALIASES.get(w, w) for w in re.findall(r"[a-z]+\d+", precision)]
-        named = {word for word in words if word in PRECISIONS}
+        # Formats first; "mixed" and "half" say something only where no format is named.
+        for pattern in (r"[a-z]+\d+|(?<![a-z\d])\d+", r"[a-z]+"):
+            words = [_PRECISION_ALIASES.get(w, w) for w in re.findall(pattern, precision)]
+            named = {word for word in words if word in PRECISIONS}
+            if named:
+                break
+        # A reduced format beside fp32 is what products are computed in.
+        named = named - {"fp32"} or named
         precision = named.pop() if len(named) == 1 else precision
     if precision not in PRECISIONS:
         raise SpecError(f"precision is {precision!r}: must be one of {', '.join(PRECISIONS)}")
@@ -356,6 +437,9 @@ def _framework(row: Row) -> str:
 def _checkpointing(row: Row) -> str:
     if row.extra.get("ac", "").startswith("selective"):
         return "selective"
+    stated = row.text("activation_checkpointing").lower()
+    if stated in _CHECKPOINTING:
+        return _CHECKPOINTING[stated]
     flag = row.flag("activation_checkpointing")
     return "" if flag is None else "full" if flag else "none"
 

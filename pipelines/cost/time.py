@@ -1,7 +1,7 @@
 """Seconds of one training step or one inference batch, operator by operator.
 
 Every constant that is not a specification is an entry of `data/coefficients.json`, a mapping from
-a name to a positive number, fitted by benchmarks/fit_time.py to measured/workloads.csv; prior
+a name to a positive number, fitted by benchmarks/fit_model.py to measured/workloads.csv; prior
 value, meaning and unit of each are in `pipelines.cost.coefficients`.
 """
 
@@ -34,7 +34,8 @@ def stacks(columns: Columns) -> list[str]:
         elif name == "tensorflow" and framework[i] == "tf1":
             name = "tensorflow1"
         elif name == "deepspeed":
-            name = "megatron"
+            # Megatron's layers; served, its kernels are fused and launched one by one.
+            name = "megatron" if train[i] else "onnxruntime"
         out.append(f"{name}.{'train' if train[i] else 'infer'}")
     return out
 

@@ -3,65 +3,56 @@
 Products run at a rate that grows with the tokens they handle at once. What is between them
 (dropout, softmax, norms, activations) is bound by the cores, not by memory, for the widths of
 encoders; the optimiser by memory traffic; tiny batches by the framework's dispatch of operators.
+
+Rates are the machine's (`pipelines.cost.here` measures it once, the catalogue has a table); how
+much of them a pass reaches is in data/cpu_steps.json, which benchmarks/fit_here.py writes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipelines.cost.machine import Machine
 from pipelines.cost.shapes import ModelShape
 
+DATA = Path(__file__).parent / "data/cpu_steps.json"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """Fitted to short runs of MiniLM on 2 vCPU AMD EPYC (Zen 4), 2026-11-23
-    (benchmarks/here_accuracy.py prints what they predict).
+    """How a runtime uses a CPU.
 
     `share` is the part of the large-product rate that a model's own products reach; `half_tokens`
-    the tokens at which half of that is reached; `element_s` core-seconds of everything else for
-    one token, layer and hidden element; `operators` dispatched a layer; `backward` a backward's
-    time over its forward's; `optimiser_bytes` moved for each trained parameter.
+    the tokens a core at which half of that is reached; `element_s` core-seconds of everything else
+    for one token, layer and hidden element; `operators` dispatched a layer; `attention_share` the
+    part of the fp32 rate that scores reach; `serial` what one thread does while others wait (Amdahl
+    1967); `wake` operators' worth of waking more than one thread; `backward` a backward's time over
+    its forward's; `optimiser_bytes` moved for each trained parameter.
     """
 
     share: dict[str, float]
-    half_tokens: float
+    half_tokens: dict[str, float]
     element_s: dict[str, float]
     operators: float
     attention_share: float
-    backward: dict[str, float]
-    optimiser_bytes: float
+    serial: dict[str, float] = field(default_factory=dict)
+    wake: float = 0.0
+    backward: dict[str, float] = field(default_factory=dict)
+    optimiser_bytes: float = 0.0
 
 
-TORCH = Constants(
-    share={"fp32": 0.95, "bf16": 0.90},
-    half_tokens=198.0,
-    element_s={"fp32": 45e-9, "bf16": 49e-9},
-    operators=45.0,
-    attention_share=0.3,
-    backward={"fp32": 1.6, "bf16": 1.29},
-    optimiser_bytes=90.0,
-)
-# The same without dropout and without keeping activations.
-TORCH_EVALUATION = Constants(
-    share={"fp32": 0.95, "bf16": 0.90},
-    half_tokens=100.0,
-    element_s={"fp32": 28e-9, "bf16": 26e-9},
-    operators=45.0,
-    attention_share=0.3,
-    backward={},
-    optimiser_bytes=0.0,
-)
-# ONNX Runtime with fused attention and normalisation.
-ONNX = Constants(
-    share={"fp32": 0.92, "int8": 0.95, "bf16": 0.90},
-    half_tokens=20.0,
-    element_s={"fp32": 7e-9, "int8": 5e-9, "bf16": 7e-9},
-    operators=9.0,
-    attention_share=0.4,
-    backward={},
-    optimiser_bytes=0.0,
-)
+def _constants(name: str) -> Constants:
+    values = json.loads(DATA.read_text())[name]
+    return Constants(**{key: value for key, value in values.items() if key != "evidence"})
+
+
+# Training, the same without dropout and without keeping activations, and ONNX Runtime's graphs with
+# fused attention and normalisation.
+TORCH = _constants("torch")
+TORCH_EVALUATION = _constants("torch_evaluation")
+ONNX = _constants("onnx")
 
 
 def pass_seconds(
@@ -72,27 +63,38 @@ def pass_seconds(
     length: float,
     precision: str,
     constants: Constants,
+    span: float | None = None,
     kept: float = 1.0,
     threads: float | None = None,
 ) -> float:
-    """Seconds of one forward pass of `rows` sequences padded to `length` tokens.
+    """Seconds of one forward pass of `rows` sequences of `length` tokens.
 
     Args:
+        span: tokens that a token attends to; `length` by default. Packed rows of several lengths
+            have a longer span than their mean length.
         kept: share of the layers' parameters that compression left.
         threads: cores used; all by default.
     """
-    used = 1.0 if threads is None else min(1.0, threads / machine.cores)
+    kind = precision if precision in constants.share else "fp32"
+    used = machine.cores if threads is None else min(machine.cores, threads)
+    worth = used / (1.0 + constants.serial.get(kind, 0.0) * max(used - 1.0, 0.0))
+    part = worth / machine.cores
     tokens = rows * length
     products = 2.0 * tokens * shape.matmul_parameters * kept
-    attention = 4.0 * tokens * length * shape.query_size * shape.num_layers * kept
-    kind = precision if precision in constants.share else "fp32"
-    rate = machine.gemm_flops[kind] * used * constants.share[kind]
-    rate *= tokens / (tokens + constants.half_tokens * used)
-    score_rate = machine.gemm_flops["fp32"] * used * constants.attention_share
+    attention = 4.0 * tokens * (span or length) * shape.query_size * shape.num_layers * kept
+    rate = machine.gemm_flops[kind] * part * constants.share[kind]
+    rate *= tokens / (tokens + constants.half_tokens[kind] * used)
+    score_rate = machine.gemm_flops["fp32"] * part * constants.attention_share
     elements = tokens * shape.hidden_size * shape.num_layers * kept
-    others = elements * constants.element_s[kind] / (machine.cores * used * machine.core_speed)
-    dispatch = shape.num_layers * constants.operators * machine.operator_seconds
+    others = elements * constants.element_s[kind] / (worth * machine.core_speed)
+    operators = constants.operators + (constants.wake if used > 1 else 0.0)
+    dispatch = shape.num_layers * operators * machine.operator_seconds
     return products / rate + attention / score_rate + others + dispatch
+
+
+def optimiser_seconds(machine: Machine, parameters: float, bytes_each: float) -> float:
+    """Seconds of an optimiser's pass over `parameters`."""
+    return parameters * bytes_each / machine.bandwidth_bytes_per_second
 
 
 def step_seconds(
@@ -101,6 +103,7 @@ def step_seconds(
     *,
     rows: float,
     length: float,
+    span: float | None = None,
     precision: str,
     trained_parameters: float,
     checkpointing: bool = False,
@@ -109,10 +112,10 @@ def step_seconds(
     they are frozen), a second forward under checkpointing, and the optimiser's pass over its
     states."""
     forward = pass_seconds(
-        machine, shape, rows=rows, length=length, precision=precision, constants=TORCH
-    )
+        machine, shape, rows=rows, length=length, span=span, precision=precision, constants=TORCH
+    )  # fmt: skip
     backward = TORCH.backward[precision]
     if trained_parameters < 0.5 * shape.layer_parameters * shape.num_layers:
         backward *= 0.5
-    optimiser = trained_parameters * TORCH.optimiser_bytes / machine.bandwidth_bytes_per_second
+    optimiser = optimiser_seconds(machine, trained_parameters, TORCH.optimiser_bytes)
     return (1.0 + backward + checkpointing) * forward + optimiser

@@ -161,12 +161,58 @@ def test_blank_optional_cells_are_handled():
         ("gpu", "GeForce RTX 4070 Ti SUPER", "RTX4070TiSUPER"),
         ("model", "albert-base-v2", "albert-base"),
         ("model", "EleutherAI/gpt-j-6B", "gpt-j-6b"),
+        ("model", "EleutherAI/pythia-1.4b-deduped", "pythia-1.4b"),
+        ("model", "distilbert-base-uncased-finetuned-sst-2-english", "distilbert"),
+        ("model", "ViT-B/16", "vit-base"),
+        ("model", "XLM-R", "xlm-roberta-base"),
+        ("precision", "mixed precision", "fp16"),
+        ("precision", "16-mixed", "fp16"),
+        ("precision", "fp32 (TF32)", "tf32"),
+        ("precision", "torch.bfloat16", "bf16"),
+        ("precision", "fp16+fp32", "fp16"),
+        ("gpu", "Tesla V100-DGXS-32GB", "V100-SXM2-32GB"),
+        ("gpu", "DGX-1 V100", "V100"),
+        ("gpu", "NVIDIA TITAN X (Pascal)", "TITANXPascal"),
+        ("gpu", "g5.xlarge", "A10G"),
+        ("task", "full fine-tuning", "finetune"),
+        ("task", "SFT", "finetune"),
+        ("kind", "training", "train"),
+        ("sharding", "ZeRO-3", "zero3"),
+        ("sharding", "FSDP2", "fsdp"),
+        ("micro_batch", "1,024", "1024"),
+        ("peft_rank", "0", ""),
+        ("activation_checkpointing", "full", "1"),
+        ("packing", "n/a", ""),
     ],
 )
 def test_spellings_mean_the_same(column, written, meant):
     first, second = predict_rows([ROW | {"gpu": "H100"} | {column: c} for c in (written, meant)])
     assert first["step_time_s"]
     assert first == second
+
+
+def test_a_count_before_a_gpu_is_a_number_of_gpus():
+    stated, plain = predict_rows([ROW | {"gpu": "8x A100-SXM4-80GB", "n_gpus": ""},
+                                  ROW | {"gpu": "A100-SXM4-80GB", "n_gpus": "8"}])  # fmt: skip
+    assert stated["step_time_s"]
+    assert stated == plain
+    split, whole = predict_rows([ROW | {"n_gpus": count, "tp": "4"} for count in ("", "4")])
+    assert split == whole
+
+
+def test_weights_in_four_bits_take_less_memory_and_products_stay_half():
+    rows = [ROW | {"kind": "infer", "task": "infer", "model": "llama-2-7b", "precision": p}
+            for p in ("nf4", "AWQ", "fp16")]  # fmt: skip
+    four, other, half = (float(row["peak_memory_gib"]) for row in predict_rows(rows))
+    assert four == other
+    assert four < 0.6 * half
+
+
+@pytest.mark.parametrize("gpu", ["TPU v4", "Gaudi2", "H100 MIG", "Apple M1 Max", "Jetson Xavier"])
+def test_other_accelerators_are_not_guessed(gpu):
+    (row,) = predict_rows([ROW | {"gpu": gpu}])
+    assert row["step_time_s"] == row["peak_memory_gib"] == ""
+    assert gpu in row["reason"]
 
 
 def test_the_name_of_a_table_does_not_change_a_prediction():
