@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.compress import latency, round8, search
+from components.compress import evened, latency, round8, search
 from components.compress import step as compress
 from components.contract import DataError, SpecError
 from components.evaluate import step as evaluate
@@ -170,7 +170,8 @@ def test_rounding_that_costs_too_much_is_trained_away(
     tuned: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One value channel 500 times as large, and read 500 times as small, changes nothing in exact
-    arithmetic; with one scale for the tensor it leaves the other channels no levels."""
+    arithmetic; with one scale for the tensor it leaves the other channels no levels. The exporter
+    evens such channels out, so nothing is trained for them; where it can't, training helps."""
     monkeypatch.setattr(round8, "MOST_EPOCHS", 20)
     task, store = "text-classification", tuned["store"]
     original = tuned[task]["model"]
@@ -186,6 +187,9 @@ def test_rounding_that_costs_too_much_is_trained_away(
     hard = {**tuned, task: {**tuned[task], "model": store.put_folder(folder, kind="model")}}
     training = {"epochs": 20, "global_batch": 32, "precision": "fp32"}
     asked = {"training": training, "max_quality_drop": 0.01}
+    _, context = compressed(hard, task, "int8", **asked)
+    assert context.metrics["retrained"] is False, context.metrics
+    monkeypatch.setattr(evened, "factors_of", lambda model, batches: {})
     uri, context = compressed(hard, task, "int8", **asked)
     assert context.metrics["retrained"], context.metrics
     assert context.metrics["compressed"] >= context.metrics["tuned"] - 0.05
