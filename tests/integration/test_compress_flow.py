@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from components.compress import evened, latency, round8, search
+from components.compress import evened, latency, recommend, round8, search
 from components.compress import step as compress
+from components.compress.variant import parse
 from components.contract import DataError, SpecError
 from components.evaluate import step as evaluate
 from components.export import step as export
@@ -78,6 +79,12 @@ def test_cut_models_keep_their_quality_through_export(
     assert info["onnx_precision"] == ("int8" if "int8" in variant else "fp32")
     assert info["parameters"] == sum(p.numel() for p in cut.parameters())
     assert context.metrics["compressed"] > context.metrics["tuned"] - 0.1
+    # Whole layers compete with uneven ones, for as many candidates as the plan priced.
+    candidates = context.metrics["candidates"]
+    recipe = parse(variant, "cpu")
+    assert len(candidates) <= recommend.ways_of(recipe.cuts[0], 2)
+    assert any("[2]" in candidate["name"] for candidate in candidates), candidates
+    assert sum(candidate["won"] for candidate in candidates) == 1
 
     inputs = {"model": uri, "dataset": dataset}
     asked = {"task": task, "variant": variant, "target": "cpu", "max_length": 64}
