@@ -96,6 +96,10 @@ def cut(asked: Asked) -> dict[str, Any]:
         compressed_in_8_bits=rounded, budget_s=asked.budget_s,
     )  # fmt: skip
     context.notes += notes_of(candidates, table, asked.budget_s)
+    context.notes.append(
+        f"{metric} on validation {tuned[metric]:.4f} before, {scores[metric]:.4f} after"
+        + ("" if rounded is None else f", {rounded:.4f} rounded to 8 bits")
+    )
     record(context, candidates, material, arguments.get("training") or {})
     return written
 
@@ -106,9 +110,11 @@ def notes_of(candidates: list[dict[str, Any]], table: Any, budget: float | None)
     for one in candidates:
         planned = "" if one["predicted_s"] is None else f", predicted {one['predicted_s']:.0f} s"
         rank = "chosen" if one["won"] else f"left after {len(one['rounds'])} rounds"
+        ranked = ", ".join(f"{number['divergence']:.3g}" for number in one["rounds"])
+        from_tuned = f", divergence from the tuned model {ranked}" if ranked else ""
         notes.append(
             f"candidate {one['name']}: {one['steps']} steps in {one['seconds']:.0f} s{planned}; "
-            f"{one['encoder_parameters']:,} parameters in its layers, {rank}"
+            f"{one['encoder_parameters']:,} parameters in its layers{from_tuned}, {rank}"
         )
     if not any(one["steps"] for one in candidates):
         notes.append(f"the budget of {budget:.0f} s left no time to train what was cut")

@@ -158,7 +158,13 @@ def test_the_search_takes_its_time_and_no_more(
     assert 0.85 * budget <= taken <= 1.15 * budget
     candidates = context.metrics["candidates"]
     assert [c["predicted_s"] for c in candidates if c["won"]] == [7.0]
-    assert any("predicted 7 s" in note for note in context.notes)
+    won = [note for note in context.notes if "chosen" in note]
+    assert len(won) == 1
+    assert "predicted 7 s" in won[0]
+    lost = [note for note in context.notes if "left after" in note]
+    assert len(lost) == len(candidates) - 1
+    assert all("divergence from the tuned model" in note for note in won + lost)
+    assert any(note.startswith("accuracy on validation") for note in context.notes)
 
 
 @pytest.mark.parametrize("variant", ["prune50+int8", "distill1+prune30"])
