@@ -1,7 +1,8 @@
 """Quality against speed and size: ours and the peers' ways to make a tuned encoder smaller.
 
     python -m benchmarks.compress ../shared/specs/wnut17.yaml [--torch-pruning FOLDER] \
-        [--points "plain int8,prune50+int8-static"] [--budget 120] [--threads 1 --clock cpu]
+        [--points "plain int8,prune50+int8-static"] [--budget 120] [--threads 1 --clock cpu] \
+        [--seeds 0,1,2]
 
 Points, all from one tuned model (cached as benchmarks.infer does), all written as our 8-bit graphs
 and run on the same batches, so that only the cuts and how they were repaired differ:
@@ -246,12 +247,11 @@ def by_torch_pruning(
     model.set_attn_implementation(attention.PADDED)
 
 
-def measure(
+def routes_of(
     spec: dict[str, Any], subject: routes.Subject, args: argparse.Namespace, work: Path
-) -> dict[str, Any]:
-    """Make, time and score all points of one data set."""
-    reference = routes.torch_route(subject, args.threads, compiled=False)
-    made, folders = [reference], {}
+) -> tuple[list[routes.Route], dict[str, Path]]:
+    """Make every point; returns the reference and the points as routes, and the points' models."""
+    made, folders = [routes.torch_route(subject, args.threads, compiled=False)], {}
     for name in args.points:
         folders[name] = make_point(name, spec, subject, args)
         work_here = work / name.replace(" ", "-")
@@ -263,6 +263,11 @@ def measure(
             graph = routes.our_graphs(own, work_here)["int8-static"]
         made.append(routes.session_route(name, graph, args.threads, peer=False, side_by_side=True))
     torch.set_num_threads(args.threads)
+    return made, folders
+
+
+def qualities(subject: routes.Subject, made: list[routes.Route]) -> dict[str, dict[str, float]]:
+    """The main metric of every route on both splits."""
     quality: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
     for split_name, scores in quality.items():
         split = subject.split(split_name)
@@ -270,6 +275,55 @@ def measure(
         feeds = subject.feeds(split, plan)
         for route in made:
             scores[route.name] = routes.score(subject, split, route.run(feeds), plan)
+    return quality
+
+
+def lost(quality: dict[str, dict[str, float]], name: str, reference: str) -> dict[str, float]:
+    """What a point scores, and what it lost of the tuned model's score."""
+    made = {}
+    for split, scores in quality.items():
+        made[f"quality_{split}"] = scores[name]
+        made[f"lost_{split}"] = scores[reference] - scores[name]
+    return made
+
+
+def score_seed(
+    spec_path: Path, args: argparse.Namespace, work: Path
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """Scores of every point made from the seed's own tuned model; speed and size, which do not
+    depend on the seed, are timed with one seed only."""
+    subject = tuned(spec_path, args)
+    made, _ = routes_of(yaml.safe_load(spec_path.read_text()), subject, args, work)
+    quality = qualities(subject, made)
+    found = {
+        route.name: lost(quality, route.name, made[0].name)
+        | {"size_share": route.size_bytes / made[0].size_bytes}
+        for route in made
+    }
+    return subject.name, found
+
+
+def show_seeds(name: str, seeds: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print the mean over seeds of the points that all of them have."""
+    points = [p for p in next(iter(seeds.values())) if all(p in found for found in seeds.values())]
+    print(f"{name}: mean of seeds {', '.join(seeds)}")
+    for point_name in points:
+        rows = [found[point_name] for found in seeds.values()]
+        means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        spread = max(row["lost_test"] for row in rows)
+        print(f"{point_name:<28} val {means['quality_validation']:.4f} "
+              f"lost {means['lost_validation']:.4f}  test {means['quality_test']:.4f} "
+              f"lost {means['lost_test']:.4f} (most {spread:.4f})  "
+              f"{means['size_share']:.1%}")  # fmt: skip
+
+
+def measure(
+    spec: dict[str, Any], subject: routes.Subject, args: argparse.Namespace, work: Path
+) -> dict[str, Any]:
+    """Make, time and score all points of one data set."""
+    made, folders = routes_of(spec, subject, args, work)
+    reference = made[0]
+    quality = qualities(subject, made)
     split = subject.split("test")
     padded = spread_batches(split.rows, args.rows)
     rows = np.concatenate(padded)
@@ -322,11 +376,7 @@ def point(
         "size_bytes": route.size_bytes,
         "size_share": route.size_bytes / reference.size_bytes,
         "parameters": parameters,
-        "quality_validation": quality["validation"][route.name],
-        "quality_test": quality["test"][route.name],
-        "lost_validation": quality["validation"][reference.name]
-        - quality["validation"][route.name],
-        "lost_test": quality["test"][reference.name] - quality["test"][route.name],
+        **lost(quality, route.name, reference.name),
         "made": json.loads(facts.read_text()) if facts.exists() else None,
     }
 
@@ -354,15 +404,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=600, help="most test rows that are timed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(seed) for seed in text.split(",")],
+        help="score the points for each of these seeds' tuned models, time nothing",
+    )
     parser.add_argument("--usd-per-hour", type=float)
     parser.add_argument("--make-only", action="store_true", help="train the points, time nothing")
     args = parser.parse_args()
     args.points_folder = args.points_folder or args.cache / "points"
     if args.torch_pruning is None:
         args.points = [name for name in args.points if not name.startswith("torch-pruning")]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"compress-{date.today().isoformat()}.json"
     for spec_path in args.specs:
+        if args.seeds:
+            for seed in args.seeds:
+                args.seed = seed
+                with tempfile.TemporaryDirectory() as folder:
+                    name, scores = score_seed(spec_path, args, Path(folder))
+                known = keep("seeds", name, {str(args.seed): scores})
+            show_seeds(name, known[name])
+            continue
         subject = tuned(spec_path, args)
         if args.make_only:
             for name in args.points:
@@ -372,14 +433,26 @@ def main() -> None:
             spec = yaml.safe_load(spec_path.read_text())
             found = measure(spec, subject, args, Path(folder))
         show(found)
-        known = json.loads(path.read_text())["results"] if path.exists() else {}
-        name = f"{subject.name}, seed {args.seed}, {args.threads} threads, {args.clock}"
-        document = {
-            "date": date.today().isoformat(),
-            "hardware": asdict(hardware_here()),
-            "results": {**known, name: found},
-        }
-        path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        keep("results", f"{subject.name}, seed {args.seed}, {args.threads} threads, {args.clock}",
+             found)  # fmt: skip
+
+
+def keep(part: str, name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Add an entry to today's results and return its part of them; what is there of the same name
+    stays where `found` has nothing new."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"compress-{date.today().isoformat()}.json"
+    document = json.loads(path.read_text()) if path.exists() else {}
+    entries: dict[str, Any] = document.setdefault(part, {})
+    if part == "seeds":
+        for seed, scores in found.items():
+            of_seed = entries.setdefault(name, {}).setdefault(seed, {})
+            of_seed.update(scores)
+    else:
+        entries[name] = found
+    document |= {"date": date.today().isoformat(), "hardware": asdict(hardware_here())}
+    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    return entries
 
 
 if __name__ == "__main__":

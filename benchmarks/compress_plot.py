@@ -38,26 +38,31 @@ def kind_of(point: str) -> str:
     return next((name for name in STYLES if point.startswith(name)), "ours")
 
 
-def averaged(results: dict[str, Any]) -> dict[str, tuple[int, dict[str, dict[str, float]]]]:
-    """Return for each data set the number of seeds and every point's mean speed, loss and size."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for name, result in results.items():
-        found[name.split(",")[0]].append(result)
-    made = {}
-    for name, runs in sorted(found.items()):
-        values: dict[str, list[list[float]]] = defaultdict(list)
-        for run in runs:
-            for row in run["points"]:
-                values[row["point"]].append(
-                    [row["against_padded_pytorch"], row["lost_test"], row["size_share"]]
-                )
-        whole = {p: v for p, v in values.items() if len(v) == len(runs)}
-        means = {point: np.mean(rows, axis=0) for point, rows in whole.items()}
-        made[name] = (
-            len(runs),
-            {p: {"x": float(m[0]), "lost": float(m[1]), "size": float(m[2])}
-             for p, m in means.items() if not p.startswith("pytorch")},
-        )  # fmt: skip
+def averaged(document: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return for each data set every timed point's speed and size, and its loss as the mean over
+    the seeds that it was scored with."""
+    timed: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    lost: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for name, scored in document.get("seeds", {}).items():
+        for seed, points in scored.items():
+            for point, row in points.items():
+                lost[name][point][seed] = row["lost_test"]
+    for title, result in document["results"].items():
+        name = title.split(",")[0]
+        for row in result["points"]:
+            own = timed[name][row["point"]]
+            own.append([row["against_padded_pytorch"], row["size_share"]])
+            lost[name][row["point"]][str(result["seed"])] = row["lost_test"]
+    made: dict[str, dict[str, dict[str, float]]] = {}
+    for name, points in sorted(timed.items()):
+        made[name] = {}
+        for point, rows in points.items():
+            if point.startswith("pytorch"):
+                continue
+            speed, size = np.mean(rows, axis=0)
+            losses = list(lost[name][point].values())
+            made[name][point] = {"x": float(speed), "size": float(size),
+                                 "lost": float(np.mean(losses)), "seeds": len(losses)}  # fmt: skip
     return made
 
 
@@ -94,7 +99,7 @@ def ticks(low: float, high: float, steps: tuple[float, ...], most: int) -> list[
     return [float(v) for v in np.arange(np.ceil(low / step) * step, high + 1e-9, step)]
 
 
-def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: float) -> list[str]:
+def panel(name: str, points: dict[str, dict[str, float]], left: float) -> list[str]:
     """One data set."""
     xs, losses = [p["x"] for p in points.values()], [p["lost"] for p in points.values()]
     # A point far below would press the rest together: it is drawn on the lower edge, with its loss.
@@ -107,8 +112,7 @@ def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: floa
         return left + WIDTH * x / x_high, TOP + HEIGHT * share
 
     made = [
-        text(left + WIDTH / 2, TOP - 16, f"{name} ({seeds} seed{'s' if seeds > 1 else ''})",
-             size=13, more='font-weight="600"'),
+        text(left + WIDTH / 2, TOP - 16, name, size=13, more='font-weight="600"'),
         f'<rect x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" '
         f'stroke="{FAINT}"/>',
     ]  # fmt: skip
@@ -140,6 +144,8 @@ def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: floa
         x, y = at(values["x"], values["lost"])
         made.append(mark(STYLES[kind][1], x, y, STYLES[kind][0]))
         label = point.removesuffix("+int8-static") if kind == "ours" else point.rsplit(" ", 1)[-1]
+        if values["seeds"] > 1:
+            label += f" (mean of {values['seeds']:.0f})"
         if values["lost"] > floor:
             label += f" ({-values['lost']:+.3f})"
         colour, below = STYLES[kind][0], values["lost"] > floor
@@ -156,7 +162,7 @@ def panel(name: str, seeds: int, points: dict[str, dict[str, float]], left: floa
 
 def draw(document: dict[str, Any]) -> str:
     """Return the figure as SVG."""
-    sets = averaged(document["results"])
+    sets = averaged(document)
     width = LEFT + len(sets) * (WIDTH + GAP) + 10
     height = TOP + HEIGHT + BOTTOM
     parts = [
@@ -166,8 +172,8 @@ def draw(document: dict[str, Any]) -> str:
         text(LEFT, 22, "Change of the test score against speed; dashed: the allowed loss",
              anchor="start", size=13),
     ]  # fmt: skip
-    for number, (name, (seeds, points)) in enumerate(sets.items()):
-        parts += panel(name, seeds, points, LEFT + number * (WIDTH + GAP))
+    for number, (name, points) in enumerate(sets.items()):
+        parts += panel(name, points, LEFT + number * (WIDTH + GAP))
     x, y = float(LEFT), TOP + HEIGHT + 48
     for kind, (colour, form) in STYLES.items():
         words = {"ours": "suanli (percent pruned)", "stock int8": "plain INT8 (ONNX Runtime)"}

@@ -12,6 +12,7 @@ Costs are in epochs of the tuned model's own training, the unit the planner know
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,11 @@ from components.contract import SpecError
 FORWARD_SHARE = 1 / 3
 # Of a training step that does not shrink with the encoder: embeddings, loss, batches.
 FIXED_SHARE = 0.15
-FIRST_ROUND_STEPS = 40
-# Gradients of 256 calibration rows for each way to cut, forwards of 256 ranking rows for each
-# candidate and round, in training steps of 32 rows.
-CALIBRATION_STEPS = 8.0
+# Steps of a search's first round; each later one trains twice as long.
+FIRST_ROUND_STEPS = 24
+# In training steps of 32 rows: fp32 gradients and covariances of some hundred calibration rows,
+# once for all ways to cut, and forwards of 256 ranking rows for each candidate and round.
+CALIBRATION_STEPS = 24.0
 RANKING_STEPS = 5.0
 # Below this depth a layer's fixed costs outweigh what cutting it saves.
 LEAST_LAYERS = 3
@@ -173,8 +175,7 @@ def searches(
             Search(
                 cut=f"{cut.method}{cut.amount}",
                 ways=ways,
-                scoring=ways * CALIBRATION_STEPS / steps_per_epoch
-                + (0.0 if number else FORWARD_SHARE),
+                scoring=CALIBRATION_STEPS / steps_per_epoch + (0.0 if number else FORWARD_SHARE),
                 rounds=tuple(rounds),
                 finish=step * steps_per_epoch * epochs / (len(cuts) - number),
             )
@@ -192,7 +193,17 @@ def training_epochs(variant: str, *, layers: int, epochs: float, steps_per_epoch
 
 
 def ways_of(cut: Cut, layers: int) -> int:
-    """Candidates that the search makes (components/compress/search.py)."""
+    """Candidates that the search makes at most (components/compress/search.py)."""
     if cut.method == "distill":
         return 2
-    return min(int(layers * (1 - kept_of(cut, layers))), layers // 3) + 1
+    return most_layers_gone(cut, layers) + 1 + int(layers_whole(cut, layers) < layers)
+
+
+def most_layers_gone(cut: Cut, layers: int) -> int:
+    """The most dispensable layers that go as a whole before heads and neurons do."""
+    return min(int(layers * (1 - kept_of(cut, layers))), layers // 3)
+
+
+def layers_whole(cut: Cut, layers: int) -> int:
+    """Layers that reach the goal of `cut` with the least cut from them besides."""
+    return max(1, math.ceil(layers * kept_of(cut, layers) - 1e-9))

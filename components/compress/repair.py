@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from components.compress import evened
 from components.compress.material import Material
 from components.contract import MAIN_METRIC, StepError
 from components.lib import distil, fake_quant, optim
@@ -95,6 +96,7 @@ class Student:
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []
+        self.factors: evened.Factors | None = None
         self._batches = material.epochs()
         _without_dropout(model)
         table = model.get_input_embeddings()
@@ -152,8 +154,12 @@ class Student:
         self.seconds += time.perf_counter() - start
 
     def rounding(self) -> contextlib.AbstractContextManager[None]:
-        """Compute the layers as their 8-bit form would, while the block lasts."""
-        return fake_quant.eight_bit_products(layers_of(self.forward))
+        """Compute the layers as their 8-bit form would, while the block lasts: with channels evened
+        out as they ask for when rounding begins."""
+        if self.factors is None:
+            rows = self.material.calibration_rows(evened.EVENING_ROWS)
+            self.factors = evened.factors_of(self.forward, self.material.batches(rows))
+        return fake_quant.eight_bit_products(layers_of(self.forward), self.factors)
 
     def _step(self, batch: Batch, rate: float) -> float:
         loss = self._loss(batch)

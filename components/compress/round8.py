@@ -49,7 +49,7 @@ def settle(
     Returns:
         What was written to suanli.json; None when the loss is within the budget.
     """
-    from components.compress import repair
+    from components.compress import evened, repair
     from components.lib import distil, fake_quant
     from components.lib.modelling import save_model
     from components.lib.pruned import layers_of
@@ -59,7 +59,9 @@ def settle(
     allowed = float(context.arguments["max_quality_drop"])
     with context.phase("evaluate"):
         tuned = material.score(model)[metric] if tuned is None else tuned
-        with fake_quant.eight_bit_products(layers_of(model)):
+        rows = material.calibration_rows(evened.EVENING_ROWS)
+        factors = evened.factors_of(model, material.batches(rows))
+        with fake_quant.eight_bit_products(layers_of(model), factors):
             rounded = material.score(model)[metric]
     context.metrics.update(tuned=tuned, compressed=rounded, retrained=False)
     if not tuned - rounded > allowed:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from components.compress import importance, recommend, repair, structure
+from components.compress import importance, mend, recommend, repair, structure
 from components.compress.latency import Table
 from components.compress.material import Material
 from components.compress.variant import Cut
@@ -24,8 +24,6 @@ CALIBRATION_ROWS = 256
 INFLUENCE_ROWS = 96
 # Validation rows that candidates are ranked on.
 RANKING_ROWS = 256
-# Steps of the first round; each later one trains twice as long.
-FIRST_ROUND_STEPS = 40
 # Share of a time budget that rounds may use where the plan does not say; the winner gets the rest.
 ROUNDS_SHARE = 0.35
 # Longest training that a generous budget buys: beyond it small data sets are learnt by heart.
@@ -177,7 +175,7 @@ def _round(
     rounds_end: float | None,
 ) -> list[Candidate]:
     """Train all candidates some steps and return the better half."""
-    steps = min(FIRST_ROUND_STEPS, material.steps_per_epoch) * 2**number
+    steps = min(recommend.FIRST_ROUND_STEPS, material.steps_per_epoch) * 2**number
     for position, candidate in enumerate(candidates):
         deadline = None
         if rounds_end is not None:  # an equal share of what is left
@@ -237,7 +235,7 @@ def distil_ways(
     depth = len(layers_of(model))
     if layers >= depth:
         raise recommend.too_shallow(Cut(method="distill", amount=layers), depth)
-    even = sorted({round((i + 1) * depth / layers) - 1 for i in range(layers)})
+    even = evenly_spaced(layers, depth)
     rows = material.calibration_rows(INFLUENCE_ROWS)
     gone = importance.cheapest_layers(model, material, rows, depth - layers)
     needed = [i for i in range(depth) if i not in gone]
@@ -253,27 +251,32 @@ def prune_ways(
     cut: Cut, model: torch.nn.Module, material: Material, table: Table
 ) -> list[tuple[str, torch.nn.Module, list[int]]]:
     """Ways to make `cut`, which removes a share of the layers' parameters or makes them so many
-    times as fast by the table: heads and neurons alone, or whole layers first and heads and neurons
-    for the rest; by importance a parameter and a millisecond, or a millisecond alone.
+    times as fast by the table: heads and neurons alone; the most dispensable layers first and heads
+    and neurons for the rest; evenly spaced layers, cut further only as far as they must be. By
+    importance a parameter and a millisecond, or a millisecond alone. What is left is mended.
 
     Raises:
         InfeasiblePlanError: too much is asked for.
     """
     depth = len(layers_of(model))
-    kept_share = recommend.kept_of(cut, depth)
-    most = min(int(depth * (1 - kept_share)), depth // 3)
     rows = material.calibration_rows(CALIBRATION_ROWS)
     scores = importance.measure(model, material, rows)
+    moments = mend.moments_of(model, material.batches(rows[: mend.MENDING_ROWS]))
+    most = recommend.most_layers_gone(cut, depth)
     gone = importance.cheapest_layers(model, material, rows[:INFLUENCE_ROWS], most)
     if cut.method == "speed":
         wanted_ms = table.of_layers(sizes_of(model)) / cut.amount
         goal = structure.Goal(latency_ms=wanted_ms, latency_weight=1.0)
     else:
+        kept_share = recommend.kept_of(cut, depth)
         goal = structure.Goal(parameters=encoder_parameters(model) * kept_share)
+    depths = [[i for i in range(depth) if i not in gone[:count]] for count in range(most + 1)]
+    even = evenly_spaced(recommend.layers_whole(cut, depth), depth)
+    if even not in depths:
+        depths.append(even)
     found: list[tuple[str, torch.nn.Module, list[int]]] = []
     problem = None
-    for count in range(most + 1):
-        kept = [i for i in range(depth) if i not in gone[:count]]
+    for kept in depths:
         made = _with_layers(model, kept)
         left = importance.Importance(
             heads=[scores.heads[i] for i in kept], neurons=[scores.neurons[i] for i in kept]
@@ -284,10 +287,18 @@ def prune_ways(
             problem = error
             continue
         shrink(made, choice.heads, choice.neurons)
-        found.append((f"{len(kept)} layers, uneven", made, kept))
+        mend.mend(made, model, kept, choice.heads, choice.neurons, moments)
+        uneven = choice.sizes != [sizes_of(model)[i] for i in kept]
+        which = f"layers {[i + 1 for i in kept]}" if len(kept) < depth else f"{depth} layers"
+        found.append((f"{which}, {'uneven' if uneven else 'whole'}", made, kept))
     if not found and problem is not None:
         raise problem
     return found
+
+
+def evenly_spaced(layers: int, depth: int) -> list[int]:
+    """Positions of `layers` of `depth` layers, the last one among them."""
+    return sorted({round((i + 1) * depth / layers) - 1 for i in range(layers)})
 
 
 def _with_layers(model: torch.nn.Module, kept: Sequence[int]) -> torch.nn.Module:

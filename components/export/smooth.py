@@ -19,11 +19,7 @@ import numpy as np
 from components.export.compact import MOST_CODE, short_above
 from components.export.quantise import product_kind
 from components.lib.calibrate import Observed
-
-# Shares of the difficulty that may move from activations to weights.
-SHARES = (0.25, 0.35, 0.5, 0.65, 0.8)
-# Expected error power, over that without a shift, from which a shift is worth a node.
-WORTH = 0.7
+from components.lib.evening import best_factors
 
 
 def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
@@ -47,7 +43,7 @@ def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
     makers = {name: node for node in made.graph.node for name in node.output}
     for source, products in readers.items():
         weights = [numpy_helper.to_array(tensors[node.input[1]]) for node in products]
-        factors = best_factors(observed[source], np.concatenate(weights, axis=1))
+        factors = best_factors(observed[source], np.concatenate(weights, axis=1), normalised)
         if factors is None:
             continue
         inverse = (1 / factors).astype(np.float32)
@@ -88,23 +84,6 @@ def divide_values(attention: Any, tensors: Mapping[str, Any], inverse: np.ndarra
         tensors[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
-def best_factors(seen: Observed, weight: np.ndarray) -> np.ndarray | None:
-    """Return what to divide each channel by, None to leave them: the share of `SHARES` with the
-    least expected error, if that is worth it.
-
-    Args:
-        seen: the activation, (channels).
-        weight: (channels, columns) of all products that read it.
-    """
-    largest = np.maximum(np.maximum(np.abs(seen.lows), np.abs(seen.highs)), 1e-5)
-    rows = np.maximum(np.abs(weight).max(axis=1), 1e-5)
-    tried = [normalised(largest**share / rows ** (1 - share)) for share in SHARES]
-    errors = [expected_error(seen, weight, factors) for factors in tried]
-    best = int(np.argmin(errors))
-    plain = expected_error(seen, weight, np.ones(len(weight)))
-    return tried[best] if errors[best] < WORTH * plain else None
-
-
 def normalised(factors: np.ndarray) -> np.ndarray:
     """Scale factors to a geometric mean of 1 (only their proportions matter), with inverses that
     the file holds in 8 bits: which factor exactly matters little, as long as the weights get the
@@ -112,15 +91,3 @@ def normalised(factors: np.ndarray) -> np.ndarray:
     inverse = np.exp(np.log(factors).mean()) / factors.astype(np.float64)
     unit = short_above(inverse.max() / MOST_CODE)
     return 1 / (np.clip(np.rint(inverse / unit), 1, MOST_CODE) * unit)
-
-
-def expected_error(seen: Observed, weight: np.ndarray, factors: np.ndarray) -> float:
-    """Error power of the products, summed over columns, for uniform rounding errors (a twelfth of a
-    step squared): 8 bits for the whole activation, 8 bits for each column of the weight."""
-    low, high = (seen.lows / factors).min(), (seen.highs / factors).max()
-    step = (max(high, 0.0) - min(low, 0.0)) / 255
-    scaled = weight * factors[:, None]
-    from_activation = step**2 / 12 * float((scaled**2).sum())
-    column_steps = np.abs(scaled).max(axis=0) / 127
-    from_weights = float((column_steps**2).sum() / 12 * (seen.power / factors**2).sum())
-    return from_activation + from_weights

@@ -1,14 +1,15 @@
 """Train with the rounding of 8-bit products in the forward pass (Jacob et al. 2018).
 
 Weights are rounded symmetrically with a scale a column, activations to unsigned 8 bits with a scale
-a tensor, as the exported graph does (components/export/quantise.py). Gradients pass as if nothing
-had been rounded.
+a tensor, as the exported graph does (components/export/quantise.py); where factors are given,
+channels are evened out first, as the exporter does (components/export/smooth.py). Gradients pass as
+if nothing had been rounded.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch.nn import functional
@@ -59,20 +60,35 @@ def rounded_table(table: torch.Tensor) -> torch.Tensor:
     return (level * scale).flatten(1).to(table.dtype)
 
 
-def _forward(linear: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward(
+    linear: torch.nn.Linear, factors: torch.Tensor | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(values: torch.Tensor) -> torch.Tensor:
-        weight = rounded_weight(linear.weight)
+        weight = linear.weight
+        if factors is not None:
+            own = factors.to(values.dtype)
+            values, weight = values / own, weight * own
+        weight = rounded_weight(weight)
         return functional.linear(rounded_activation(values), weight, linear.bias)
 
     return forward
 
 
 @contextlib.contextmanager
-def eight_bit_products(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Let every linear layer below `modules` compute as its 8-bit form would, inside the block."""
+def eight_bit_products(
+    modules: Iterable[torch.nn.Module],
+    factors: Mapping[torch.nn.Linear, torch.Tensor] | None = None,
+) -> Iterator[None]:
+    """Let every linear layer below `modules` compute as its 8-bit form would, inside the block.
+
+    Args:
+        modules: what is changed.
+        factors: for some of the linear layers what each channel of their input is divided by.
+    """
     changed = [m for top in modules for m in top.modules() if type(m) is torch.nn.Linear]
     for linear in changed:
-        linear.forward = _forward(linear)  # type: ignore[method-assign]
+        own = (factors or {}).get(linear)
+        linear.forward = _forward(linear, own)  # type: ignore[method-assign]
     try:
         yield
     finally:

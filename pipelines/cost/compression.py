@@ -109,11 +109,19 @@ def _scale(job: Job, machine: Machine, variant: str) -> float:
 
 
 def rounding_is_checked(job: Job, variant: str) -> bool:
-    """Whether the step looks at what 8-bit rounding costs (components.compress.round8)."""
+    """Whether the step looks at what 8-bit rounding costs, to train it away where that is too much
+    (components.compress.round8). Not for plain int8 beside int8-static: that one is as small and
+    faster, so training is spent on it alone."""
     from components.compress.recommend import PRUNABLE
 
-    recipe = parse(variant, job.target)
-    return not recipe.cuts and recipe.precision.startswith("int8") and job.shape.family in PRUNABLE
+    def precision(name: str) -> str:
+        recipe = parse(name, job.target)
+        return "" if recipe.cuts else recipe.precision
+
+    own = precision(variant)
+    if job.shape.family not in PRUNABLE or not own.startswith("int8"):
+        return False
+    return own == "int8-static" or all(precision(o) != "int8-static" for o in job.variants)
 
 
 def check_seconds(job: Job, machine: Machine) -> float:
@@ -154,10 +162,7 @@ def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:
 
 def compress_arguments(job: Job, machine: Machine, variant: str) -> dict[str, Any]:
     """What the step gets besides the training section: how long it may take, and on what."""
-    made: dict[str, Any] = {
-        "precision": precision_of(job, machine),
-        "max_quality_drop": job.spec.compression.max_quality_drop,
-    }
+    made: dict[str, Any] = {"precision": precision_of(job, machine)}
     budget = budget_seconds(job, machine, variant)
     if budget:
         return made | {
@@ -166,5 +171,8 @@ def compress_arguments(job: Job, machine: Machine, variant: str) -> dict[str, An
         }
     if rounding_is_checked(job, variant):
         checks = check_seconds(job, machine)
-        return made | {"budget_s": round(checks + rounding_budget(job, machine), 1)}
+        return made | {
+            "max_quality_drop": job.spec.compression.max_quality_drop,
+            "budget_s": round(checks + rounding_budget(job, machine), 1),
+        }
     return made

@@ -12,6 +12,7 @@ import torch
 
 from components.compress import recommend
 from components.compress.search import Predicted
+from components.compress.variant import Cut
 from components.contract import SpecError
 from components.export import quantise
 from components.lib import fake_quant, onnx_graph, pruned
@@ -79,6 +80,20 @@ def test_a_candidate_costs_its_share_of_the_search(variant: str) -> None:
         assert sum(each) + search.scoring == pytest.approx(search.total)
         halving = search.total - search.finish
         assert predicted.rounds_share == pytest.approx(halving / search.total)
+
+
+def test_evenly_spaced_layers_are_one_of_the_ways() -> None:
+    def ways(method: str, amount: int, layers: int = 6) -> tuple[int, int, int]:
+        cut = Cut(method=method, amount=amount)
+        whole = recommend.layers_whole(cut, layers)
+        return recommend.most_layers_gone(cut, layers), whole, recommend.ways_of(cut, layers)
+
+    assert ways("prune", 50) == (2, 3, 4)
+    assert ways("prune", 65) == (2, 3, 4)  # a little of three layers goes, too
+    assert ways("prune", 30) == (1, 5, 3)
+    assert ways("prune", 5) == (0, 6, 1)
+    assert ways("speed", 2) == (2, 3, 4)
+    assert ways("distill", 3)[2] == 2
 
 
 def test_costs_grow_with_epochs_and_shrink_with_what_is_cut() -> None:

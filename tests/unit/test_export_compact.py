@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from components.export import encoder, quantise, smooth
 from components.export.compact import LEAST_SCALE, codes_of, compact, scales_above
-from components.lib import onnx_graph
+from components.lib import evening, onnx_graph
 from components.lib.sessions import PROVIDERS, open_session
 from tests.unit.test_export_encoder import make
 
@@ -77,7 +77,7 @@ def test_an_8_bit_encoder_takes_a_quarter(tmp_path: Path):
     dice = np.random.default_rng(0)
     widths = {name: width_of(graph, name) for name in names}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(smooth, "WORTH", np.inf)
+        patched.setattr(evening, "WORTH", np.inf)
         even = smooth.smooth(graph, {name: observed(dice, w) for name, w in widths.items()})
     ranges = dict.fromkeys(quantise.activations(even), (-1.0, 1.0))
     for kind, small in (("static", quantise.int8(even, ranges)), ("dynamic", quantise.int8(even))):

@@ -99,6 +99,18 @@ def test_auto_stays_within_its_time_and_listed_variants_do_not(tmp_path: Path) -
     assert listed.step(names[0]).arguments["budget_s"] > 400
 
 
+def test_rounding_is_trained_away_for_one_8_bit_graph_only(tmp_path: Path) -> None:
+    """Plain int8 beside int8-static is as large and slower: training it would be for nothing."""
+    cache, checked = measured_here(tmp_path), {}
+    for wanted in ("[int8, embed4+int8-static]", "[int8]"):
+        text = NEWSROOM.read_text().replace("[fp32, int8-static]", wanted)
+        plan = make_plan(spec_of(text), here=True, cache_dir=cache)
+        steps = [s for s in plan.steps if s.kind == "compress"]
+        checked[wanted] = [s.step for s in steps if "max_quality_drop" in s.arguments]
+        assert all("budget_s" in s.arguments for s in steps if s.step in checked[wanted])
+    assert list(checked.values()) == [["compress-embed4-int8-static"], ["compress-int8"]]
+
+
 def test_a_cut_that_the_model_has_no_layers_for_is_refused_at_once(tmp_path: Path) -> None:
     text = NEWSROOM.read_text().replace("[fp32, int8-static]", "[distill6]")
     with pytest.raises(SpecError, match="distill6 of a model with 6 layers"):
