@@ -2,7 +2,7 @@
 
 ingest   rows/s and MB/s of the whole ingest step against `datasets` load + map with the same
          tokenizer, truncation and number of processes, alternating, median of the ratios.
-memory   peak resident memory of ingest on a file of a given size.
+memory   peak resident memory and speed of ingest on a file of a given size, no two rows alike.
 objects  put and get MB/s of the store's object bucket against boto3's transfer manager on one
          Swift server, alternating; with ``--s3fs PYTHON`` also s3fs, by that interpreter.
 stage    MB/s of laying an artifact out from a warm tier on Swift, from the hot tier, and as a
@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import random
 import statistics
@@ -27,8 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-TEXT_LENGTH = 64
 SEED = 5
+PIECE_MEGABYTES = 50.0
 
 OURS = """
 import json, sys, time
@@ -136,20 +137,45 @@ def ingest(megabytes: float, repeats: int) -> None:
     )
 
 
+def write_documents(path: Path, *, megabytes: float) -> int:
+    """Write JSON lines of about that size and return their number: texts of 1 to 40 real
+    sentences, evenly in the logarithm, with 1 % invented words. A piece of them is written again
+    and again, each time behind another first word, so that no two texts are alike."""
+    generator, pool = random.Random(SEED), sentences()
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    lines: list[bytes] = []
+    size = 0
+    while size < min(megabytes, PIECE_MEGABYTES) * 1e6:
+        count = round(math.exp(generator.uniform(0, math.log(40))))
+        words = " ".join(generator.choices(pool, k=count)).split()
+        for at in range(len(words)):
+            if generator.random() < 0.01:
+                words[at] = "".join(generator.choices(letters, k=8))
+        row = {"label": str(generator.randrange(10)), "text": " ".join(words)}
+        head, _, rest = json.dumps(row, ensure_ascii=False).partition('"text": "')
+        lines.append(f'{head}"text": "\0{rest}\n'.encode())
+        size += len(lines[-1])
+    with path.open("wb") as stream:
+        number = 0
+        while stream.tell() < megabytes * 1e6:
+            stream.writelines(line.replace(b"\0", b"w%05d " % number) for line in lines)
+            number += 1
+    return len(lines) * number
+
+
 def memory(megabytes: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "rows.csv"
-        rows = write_rows(data, megabytes=min(megabytes, 200))
-        body = data.read_bytes().partition(b"\n")[2]
-        with data.open("ab") as stream:
-            while stream.tell() < megabytes * 1e6:
-                stream.write(body)
+        data = Path(folder) / "rows.jsonl"
+        rows = write_documents(data, megabytes=megabytes)
+        size = data.stat().st_size
         lines = run_script(OURS, str(data), f"{folder}/work")
-        size = data.stat().st_size / 1e9
+        seconds = lines[0]["seconds"]
         print(
-            f"{size:.2f} GB ({rows:,} distinct rows repeated): {lines[0]['seconds']:.0f} s, peak "
+            f"{size / 1e9:.2f} GB, {rows:,} rows, no two alike: {seconds:.0f} s, "
+            f"{rows / seconds:,.0f} rows/s, {size / 1e6 / seconds:.1f} MB/s, peak "
             f"{lines[1]['peak'] / 1e6:.0f} MB over all processes"
         )
+        print("  phases", lines[1]["phases"])
 
 
 S3FS = """
