@@ -4,7 +4,8 @@ ingest   rows/s and MB/s of the whole ingest step against `datasets` load + map 
          tokenizer, truncation and number of processes, alternating, median of the ratios.
 memory   peak resident memory and speed of ingest on a file of a given size, no two rows alike.
 objects  put and get MB/s of the store's object bucket against boto3's transfer manager on one
-         Swift server, alternating; with ``--s3fs PYTHON`` also s3fs, by that interpreter.
+         Swift server, alternating, with few large and many small files; with ``--s3fs PYTHON`` also
+         s3fs, by that interpreter.
 stage    MB/s of laying an artifact out from a warm tier on Swift, from the hot tier, and as a
          stream of which each file is used as it comes.
 year     a simulated year of 200 runs: our bill against simpler rules and the offline optimum.
@@ -19,17 +20,21 @@ import json
 import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 SEED = 5
 PIECE_MEGABYTES = 50.0
+KEY_ID, SECRET = "test:tester", "testing"  # as in tests.swift_server
+MIXES = ((48, 1), (8, 16), (1, 64), (1, 256))  # files, MiB of each
 
 OURS = """
 import json, sys, time
@@ -216,7 +221,7 @@ class S3fs:
 @contextlib.contextmanager
 def swift_bucket(folder: Path) -> Iterator[tuple[str, Any]]:
     """Run Swift with an empty bucket ``bench``; yield its endpoint and a boto3 client."""
-    from tests.swift_server import KEY_ID, SECRET, client, swift
+    from tests.swift_server import client, swift
 
     os.environ.update(AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET)
     with swift(folder / "swift") as endpoint:
@@ -225,44 +230,81 @@ def swift_bucket(folder: Path) -> Iterator[tuple[str, Any]]:
         yield endpoint, boto
 
 
-def objects(megabytes: int, repeats: int, s3fs_python: str | None) -> None:
-    from boto3.s3.transfer import TransferConfig
+def objects(repeats: int, s3fs_python: str | None) -> None:
+    with tempfile.TemporaryDirectory() as name, swift_bucket(Path(name)) as (endpoint, boto):
+        s3fs = S3fs(s3fs_python, endpoint, KEY_ID, SECRET) if s3fs_python else None
+        for count, megabytes in MIXES:
+            folder = Path(name) / f"{count}x{megabytes}"
+            folder.mkdir()
+            for number in range(count):
+                (folder / f"{number:03d}").write_bytes(os.urandom(megabytes << 20))
+            for verb, sides in _object_sides(folder, endpoint, boto, s3fs).items():
+                rounds = list(_rounds(sides, repeats))
+                total = count * megabytes
+                speeds = {k: total / statistics.median(r[k] for r in rounds) for k in sides}
+                words = ", ".join(f"{k} {speed:.0f} MiB/s" for k, speed in speeds.items())
+                ratios = ", ".join(
+                    f"{statistics.median(r[k] / r['ours'] for r in rounds):.2f} of {k}"
+                    for k in sides
+                    if k != "ours"
+                )
+                size = f"{count} x {megabytes} MiB"
+                print(f"{verb} {size}: {words}; median ratio {ratios} ({repeats} rounds)")
+            shutil.rmtree(folder)
 
+
+def _object_sides(
+    folder: Path, endpoint: str, boto: Any, s3fs: S3fs | None
+) -> dict[str, dict[str, Callable[[], object]]]:
+    """Return what moves every file of `folder` by each side, for put and for get.
+
+    All move files of an artifact at once: ours as many as `Store` does, each with one request or
+    with parts; boto3's transfer manager with as many requests and parts as large as ours.
+    """
+    from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+    from components.lib.manifests import PARALLEL_BLOBS
     from components.lib.objects import CONCURRENCY, PART_BYTES, ObjectBucket
-    from tests.swift_server import KEY_ID, SECRET
 
-    with (
-        tempfile.TemporaryDirectory() as name,
-        swift_bucket(Path(name)) as (endpoint, boto),
-    ):
-        config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
-        bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
-        source, target = Path(name) / "source", Path(name) / "target"
-        source.write_bytes(os.urandom(megabytes << 20))
-        sides: dict[str, dict[str, Callable[[], object]]] = {
-            "put": {
-                "ours": lambda: bucket.upload("ours", source),
-                "boto3": lambda: boto.upload_file(str(source), "bench", "theirs", Config=config),
-            },
-            "get": {
-                "ours": lambda: bucket.download("ours", target),
-                "boto3": lambda: boto.download_file("bench", "theirs", str(target), Config=config),
-            },
-        }
-        if s3fs_python:
-            other = S3fs(s3fs_python, endpoint, KEY_ID, SECRET)
-            sides["put"]["s3fs"] = lambda: other("put", str(source), "bench/third")
-            sides["get"]["s3fs"] = lambda: other("get", "bench/third", str(target))
-        for verb, by_name in sides.items():
-            rounds = list(_rounds(by_name, repeats))
-            speeds = {k: megabytes / statistics.median(r[k] for r in rounds) for k in by_name}
-            words = ", ".join(f"{k} {speed:.0f} MiB/s" for k, speed in speeds.items())
-            ratios = ", ".join(
-                f"{statistics.median(r[k] / r['ours'] for r in rounds):.2f} of {k}"
-                for k in by_name
-                if k != "ours"
-            )
-            print(f"{verb}: {words}; median ratio {ratios} ({repeats} rounds, {megabytes} MiB)")
+    bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
+    config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
+    paths = sorted(folder.iterdir())
+    target = folder / "out"
+    target.mkdir()
+
+    def ours(move: Callable[[Path], object]) -> Callable[[], object]:
+        def run() -> None:
+            with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
+                list(pool.map(move, paths))
+
+        return run
+
+    def theirs(verb: str) -> Callable[[], object]:
+        def run() -> None:
+            with create_transfer_manager(boto, config) as manager:
+                ways = {
+                    "put": lambda path: manager.upload(str(path), "bench", path.name),
+                    "get": lambda path: manager.download(
+                        "bench", path.name, str(target / path.name)
+                    ),
+                }
+                for future in [ways[verb](path) for path in paths]:
+                    future.result()
+
+        return run
+
+    sides: dict[str, dict[str, Callable[[], object]]] = {
+        "put": {"ours": ours(lambda path: bucket.upload(path.name, path)), "boto3": theirs("put")},
+        "get": {
+            "ours": ours(lambda path: bucket.download(path.name, target / path.name)),
+            "boto3": theirs("get"),
+        },
+    }
+    if s3fs is not None and len(paths) == 1:
+        other, path = s3fs, str(paths[0])
+        sides["put"]["s3fs"] = lambda: other("put", path, "bench/third")
+        sides["get"]["s3fs"] = lambda: other("get", "bench/third", str(target / "third"))
+    return sides
 
 
 def _rounds(sides: dict[str, Callable[[], object]], repeats: int) -> Iterator[dict[str, float]]:
@@ -361,7 +403,7 @@ def main() -> None:
     elif arguments.what == "memory":
         memory(arguments.megabytes)
     elif arguments.what == "objects":
-        objects(arguments.megabytes, arguments.repeats, arguments.s3fs)
+        objects(arguments.repeats, arguments.s3fs)
     elif arguments.what == "stage":
         stage(arguments.megabytes, arguments.repeats)
     else:

@@ -15,7 +15,7 @@ from components.lib.buckets import Bucket, blob_key, look, manifest_key
 
 READ_ATTEMPTS = 6
 PUBLISH_ATTEMPTS = 20
-PARALLEL_BLOBS = 4
+PARALLEL_BLOBS = 8  # requests to an object store are mostly waiting
 
 
 def parse_uri(uri: str) -> tuple[str, str]:

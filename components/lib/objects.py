@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ TRANSFER_ATTEMPTS = 4
 # One request is quicker than parts until it takes about a second: a part costs the server a request
 # of its own, and beginning and ending an upload one each. (AWS advises parts from 100 MB on.)
 SINGLE_BYTES = 64 << 20
+# Of bodies larger than this only so many are in memory at a time.
+LARGE_BODY_BYTES, LARGE_BODIES = 8 << 20, 4
 PART_BYTES = 16 << 20
 MULTIPART_PARTS = 9_000  # S3 allows 10,000
 RANGE_BYTES = 16 << 20
@@ -48,6 +52,7 @@ class ObjectBucket:
     def __init__(self, uri: str) -> None:
         self.uri = uri.partition("?")[0]
         self._store, self.storage_class = open_store(uri)
+        self._large_bodies = threading.BoundedSemaphore(LARGE_BODIES)
         self._attributes = {"Storage-Class": self.storage_class} if self.storage_class else None
 
     def read(self, key: str) -> bytes | None:
@@ -76,7 +81,8 @@ class ObjectBucket:
     def upload(self, key: str, source: Path) -> None:
         size = source.stat().st_size
         if size <= SINGLE_BYTES:
-            self._put(key, source.read_bytes(), part_bytes=None)
+            with self._room_for(size):
+                self._put(key, source.read_bytes(), part_bytes=None)
         else:
             self._put(key, source, part_bytes=max(PART_BYTES, -(-size // MULTIPART_PARTS)))
 
@@ -84,10 +90,11 @@ class ObjectBucket:
         """See `Bucket.adopt`. What is there already, of the same name and size, is not sent."""
         size = source.stat().st_size
         if size <= SINGLE_BYTES:
-            body = source.read_bytes()
-            digest, size = hashlib.sha256(body).hexdigest(), len(body)
-            if not self._holds(digest, size):
-                self._put(blob_key(digest), body, part_bytes=None)
+            with self._room_for(size):
+                body = source.read_bytes()
+                digest, size = hashlib.sha256(body).hexdigest(), len(body)
+                if not self._holds(digest, size):
+                    self._put(blob_key(digest), body, part_bytes=None)
             return digest, size
         digest = file_sha256(source)
         if not self._holds(digest, size):
@@ -96,6 +103,9 @@ class ObjectBucket:
                 self.delete(blob_key(digest))  # what arrived may have another name
                 raise StepError(f"{source}: changed while it was stored", remedy="run again")
         return digest, size
+
+    def _room_for(self, size: int) -> contextlib.AbstractContextManager[object]:
+        return self._large_bodies if size > LARGE_BODY_BYTES else contextlib.nullcontext()
 
     def _holds(self, digest: str, size: int) -> bool:
         found = self.entry(blob_key(digest))
