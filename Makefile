@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs
 SPEC ?= pipelines/examples/newsroom-ner.yaml
 
-.PHONY: run test lint soak soak-storage soak-training soak-examples environment lock images clean
+.PHONY: run test lint soak soak-storage soak-badinput soak-training soak-examples environment lock images clean
 
 run: $(VENV)/.installed
 	$(BIN)/suanli run $(SPEC) --workdir $(WORKDIR)
@@ -22,12 +22,18 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# A thousand kill -9 over put, get, sweep and gc, twenty of a training run at random moments, and
-# every example in full; CI runs fifty and three of the kills in the tests.
-soak: soak-storage soak-training soak-examples
+# A thousand kill -9 over put, get, sweep and gc, two hundred with a store on a faulty network, every
+# file and name of the bad-input collections through the whole ingest step, twenty kills of a training
+# run at random moments, and every example in full; CI runs fifty and three of the kills in the tests.
+soak: soak-storage soak-badinput soak-training soak-examples
 
 soak-storage: $(VENV)/.installed
 	$(BIN)/python -m tests.faults.storage_soak --kills 1000
+	$(BIN)/python -m tests.faults.object_soak --kills 200
+
+soak-badinput: $(VENV)/.installed
+	SUANLI_FULL_BADINPUT=1 $(BIN)/pytest tests/faults/test_ingest_badinput.py
+
 soak-training: $(VENV)/.installed
 	SUANLI_SOAK=20 $(BIN)/pytest -m '' tests/faults/test_train_survival.py
 

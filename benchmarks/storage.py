@@ -2,9 +2,10 @@
 
 ingest   rows/s and MB/s of the whole ingest step against `datasets` load + map with the same
          tokenizer, truncation and number of processes, alternating, median of the ratios.
-memory   peak resident memory of ingest on a file of a given size.
+memory   peak resident memory and speed of ingest on a file of a given size, no two rows alike.
 objects  put and get MB/s of the store's object bucket against boto3's transfer manager on one
-         Swift server, alternating; with ``--s3fs PYTHON`` also s3fs, by that interpreter.
+         Swift server, alternating, with few large and many small files; with ``--s3fs PYTHON`` also
+         s3fs, by that interpreter.
 stage    MB/s of laying an artifact out from a warm tier on Swift, from the hot tier, and as a
          stream of which each file is used as it comes.
 year     a simulated year of 200 runs: our bill against simpler rules and the offline optimum.
@@ -16,19 +17,24 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-TEXT_LENGTH = 64
 SEED = 5
+PIECE_MEGABYTES = 50.0
+KEY_ID, SECRET = "test:tester", "testing"  # as in tests.swift_server
+MIXES = ((48, 1), (8, 16), (1, 64), (1, 256))  # files, MiB of each
 
 OURS = """
 import json, sys, time
@@ -136,20 +142,45 @@ def ingest(megabytes: float, repeats: int) -> None:
     )
 
 
+def write_documents(path: Path, *, megabytes: float) -> int:
+    """Write JSON lines of about that size and return their number: texts of 1 to 40 real
+    sentences, evenly in the logarithm, with 1 % invented words. A piece of them is written again
+    and again, each time behind another first word, so that no two texts are alike."""
+    generator, pool = random.Random(SEED), sentences()
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    lines: list[bytes] = []
+    size = 0
+    while size < min(megabytes, PIECE_MEGABYTES) * 1e6:
+        count = round(math.exp(generator.uniform(0, math.log(40))))
+        words = " ".join(generator.choices(pool, k=count)).split()
+        for at in range(len(words)):
+            if generator.random() < 0.01:
+                words[at] = "".join(generator.choices(letters, k=8))
+        row = {"label": str(generator.randrange(10)), "text": " ".join(words)}
+        head, _, rest = json.dumps(row, ensure_ascii=False).partition('"text": "')
+        lines.append(f'{head}"text": "\0{rest}\n'.encode())
+        size += len(lines[-1])
+    with path.open("wb") as stream:
+        number = 0
+        while stream.tell() < megabytes * 1e6:
+            stream.writelines(line.replace(b"\0", b"w%05d " % number) for line in lines)
+            number += 1
+    return len(lines) * number
+
+
 def memory(megabytes: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "rows.csv"
-        rows = write_rows(data, megabytes=min(megabytes, 200))
-        body = data.read_bytes().partition(b"\n")[2]
-        with data.open("ab") as stream:
-            while stream.tell() < megabytes * 1e6:
-                stream.write(body)
+        data = Path(folder) / "rows.jsonl"
+        rows = write_documents(data, megabytes=megabytes)
+        size = data.stat().st_size
         lines = run_script(OURS, str(data), f"{folder}/work")
-        size = data.stat().st_size / 1e9
+        seconds = lines[0]["seconds"]
         print(
-            f"{size:.2f} GB ({rows:,} distinct rows repeated): {lines[0]['seconds']:.0f} s, peak "
+            f"{size / 1e9:.2f} GB, {rows:,} rows, no two alike: {seconds:.0f} s, "
+            f"{rows / seconds:,.0f} rows/s, {size / 1e6 / seconds:.1f} MB/s, peak "
             f"{lines[1]['peak'] / 1e6:.0f} MB over all processes"
         )
+        print("  phases", lines[1]["phases"])
 
 
 S3FS = """
@@ -190,7 +221,7 @@ class S3fs:
 @contextlib.contextmanager
 def swift_bucket(folder: Path) -> Iterator[tuple[str, Any]]:
     """Run Swift with an empty bucket ``bench``; yield its endpoint and a boto3 client."""
-    from tests.swift_server import KEY_ID, SECRET, client, swift
+    from tests.swift_server import client, swift
 
     os.environ.update(AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET)
     with swift(folder / "swift") as endpoint:
@@ -199,44 +230,81 @@ def swift_bucket(folder: Path) -> Iterator[tuple[str, Any]]:
         yield endpoint, boto
 
 
-def objects(megabytes: int, repeats: int, s3fs_python: str | None) -> None:
-    from boto3.s3.transfer import TransferConfig
+def objects(repeats: int, s3fs_python: str | None) -> None:
+    with tempfile.TemporaryDirectory() as name, swift_bucket(Path(name)) as (endpoint, boto):
+        s3fs = S3fs(s3fs_python, endpoint, KEY_ID, SECRET) if s3fs_python else None
+        for count, megabytes in MIXES:
+            folder = Path(name) / f"{count}x{megabytes}"
+            folder.mkdir()
+            for number in range(count):
+                (folder / f"{number:03d}").write_bytes(os.urandom(megabytes << 20))
+            for verb, sides in _object_sides(folder, endpoint, boto, s3fs).items():
+                rounds = list(_rounds(sides, repeats))
+                total = count * megabytes
+                speeds = {k: total / statistics.median(r[k] for r in rounds) for k in sides}
+                words = ", ".join(f"{k} {speed:.0f} MiB/s" for k, speed in speeds.items())
+                ratios = ", ".join(
+                    f"{statistics.median(r[k] / r['ours'] for r in rounds):.2f} of {k}"
+                    for k in sides
+                    if k != "ours"
+                )
+                size = f"{count} x {megabytes} MiB"
+                print(f"{verb} {size}: {words}; median ratio {ratios} ({repeats} rounds)")
+            shutil.rmtree(folder)
 
+
+def _object_sides(
+    folder: Path, endpoint: str, boto: Any, s3fs: S3fs | None
+) -> dict[str, dict[str, Callable[[], object]]]:
+    """Return what moves every file of `folder` by each side, for put and for get.
+
+    All move files of an artifact at once: ours as many as `Store` does, each with one request or
+    with parts; boto3's transfer manager with as many requests and parts as large as ours.
+    """
+    from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+    from components.lib.manifests import PARALLEL_BLOBS
     from components.lib.objects import CONCURRENCY, PART_BYTES, ObjectBucket
-    from tests.swift_server import KEY_ID, SECRET
 
-    with (
-        tempfile.TemporaryDirectory() as name,
-        swift_bucket(Path(name)) as (endpoint, boto),
-    ):
-        config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
-        bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
-        source, target = Path(name) / "source", Path(name) / "target"
-        source.write_bytes(os.urandom(megabytes << 20))
-        sides: dict[str, dict[str, Callable[[], object]]] = {
-            "put": {
-                "ours": lambda: bucket.upload("ours", source),
-                "boto3": lambda: boto.upload_file(str(source), "bench", "theirs", Config=config),
-            },
-            "get": {
-                "ours": lambda: bucket.download("ours", target),
-                "boto3": lambda: boto.download_file("bench", "theirs", str(target), Config=config),
-            },
-        }
-        if s3fs_python:
-            other = S3fs(s3fs_python, endpoint, KEY_ID, SECRET)
-            sides["put"]["s3fs"] = lambda: other("put", str(source), "bench/third")
-            sides["get"]["s3fs"] = lambda: other("get", "bench/third", str(target))
-        for verb, by_name in sides.items():
-            rounds = list(_rounds(by_name, repeats))
-            speeds = {k: megabytes / statistics.median(r[k] for r in rounds) for k in by_name}
-            words = ", ".join(f"{k} {speed:.0f} MiB/s" for k, speed in speeds.items())
-            ratios = ", ".join(
-                f"{statistics.median(r[k] / r['ours'] for r in rounds):.2f} of {k}"
-                for k in by_name
-                if k != "ours"
-            )
-            print(f"{verb}: {words}; median ratio {ratios} ({repeats} rounds, {megabytes} MiB)")
+    bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
+    config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
+    paths = sorted(folder.iterdir())
+    target = folder / "out"
+    target.mkdir()
+
+    def ours(move: Callable[[Path], object]) -> Callable[[], object]:
+        def run() -> None:
+            with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
+                list(pool.map(move, paths))
+
+        return run
+
+    def theirs(verb: str) -> Callable[[], object]:
+        def run() -> None:
+            with create_transfer_manager(boto, config) as manager:
+                ways = {
+                    "put": lambda path: manager.upload(str(path), "bench", path.name),
+                    "get": lambda path: manager.download(
+                        "bench", path.name, str(target / path.name)
+                    ),
+                }
+                for future in [ways[verb](path) for path in paths]:
+                    future.result()
+
+        return run
+
+    sides: dict[str, dict[str, Callable[[], object]]] = {
+        "put": {"ours": ours(lambda path: bucket.upload(path.name, path)), "boto3": theirs("put")},
+        "get": {
+            "ours": ours(lambda path: bucket.download(path.name, target / path.name)),
+            "boto3": theirs("get"),
+        },
+    }
+    if s3fs is not None and len(paths) == 1:
+        other, path = s3fs, str(paths[0])
+        sides["put"]["s3fs"] = lambda: other("put", path, "bench/third")
+        sides["get"]["s3fs"] = lambda: other("get", "bench/third", str(target / "third"))
+    return sides
 
 
 def _rounds(sides: dict[str, Callable[[], object]], repeats: int) -> Iterator[dict[str, float]]:
@@ -335,7 +403,7 @@ def main() -> None:
     elif arguments.what == "memory":
         memory(arguments.megabytes)
     elif arguments.what == "objects":
-        objects(arguments.megabytes, arguments.repeats, arguments.s3fs)
+        objects(arguments.repeats, arguments.s3fs)
     elif arguments.what == "stage":
         stage(arguments.megabytes, arguments.repeats)
     else:

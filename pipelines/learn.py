@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from pipelines.plan import Plan, plan_from_json
 
 # Steps shorter than this are start-up noise.
 LEAST_SECONDS = 0.5
+# Less tells how long opening files takes, not how fast data moves.
+LEAST_TRANSFER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,9 @@ def learn(folders: Iterable[Path]) -> Lesson:
     found: list[tuple[str, Observation]] = []
     seen: set[str] = set()
     names = []
+    moved = Moved()
     for folder in folders:
-        found += list(observations(folder, seen))
+        found += list(observations(folder, seen, moved))
         names.append(folder.name)
     if not found:
         raise DataError(
@@ -53,6 +56,7 @@ def learn(folders: Iterable[Path]) -> Lesson:
         )
     rows = [observation for _, observation in found]
     calibration = fit_residuals(rows, evidence={"observations": len(rows), "runs": names})
+    calibration = replace(calibration, transfers=moved.speeds())
     errors = {
         kind: error_before_after([o for k, o in found if k == kind], calibration)
         for kind in sorted({kind for kind, _ in found})
@@ -61,9 +65,40 @@ def learn(folders: Iterable[Path]) -> Lesson:
     return Lesson(calibration=calibration, errors=errors, rows=len(rows))
 
 
-def observations(folder: Path, seen: set[str]) -> Iterable[tuple[str, Observation]]:
+class Moved:
+    """How much the steps of each device brought in and put away, and how long that took.
+
+    Stage-in counts as it was: from another tier where the data was there, from the hot one where a
+    step before had left it. So the figure is what the next run on that device can expect.
+    """
+
+    def __init__(self) -> None:
+        self._bytes: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def count(self, device: str, report: StepReport) -> None:
+        """Add what a step moved. Ingest reads its source where it lies: only what it wrote."""
+        ways = [(report.bytes_out, report.seconds.get("stage_out", 0.0))]
+        if report.kind != "ingest":
+            ways.append((report.bytes_in, report.seconds.get("stage_in", 0.0)))
+        for size, seconds in ways:
+            if seconds > 0:
+                self._bytes[device] = self._bytes.get(device, 0.0) + size
+                self._seconds[device] = self._seconds.get(device, 0.0) + seconds
+
+    def speeds(self) -> dict[str, float]:
+        """Return bytes a second of every device that moved enough."""
+        return {
+            device: round(size / self._seconds[device])
+            for device, size in sorted(self._bytes.items())
+            if size >= LEAST_TRANSFER_BYTES
+        }
+
+
+def observations(folder: Path, seen: set[str], moved: Moved) -> Iterable[tuple[str, Observation]]:
     """Yield (kind, observation) of every step that the run in `folder` did itself; `seen` holds
-    fingerprints that count already (the same work in two receipts is one measurement)."""
+    fingerprints that count already (the same work in two receipts is one measurement). What the
+    steps moved is added to `moved`."""
     plan, reports = _run(folder)
     factors = plan.calibration.get("factors", {})
     for report in reports:
@@ -74,9 +109,9 @@ def observations(folder: Path, seen: set[str]) -> Iterable[tuple[str, Observatio
             continue
         seen.add(report.fingerprint)
         step = plan.step(report.step)
-        effects = step_effects(
-            report.kind, device_of(step.node, report.hardware), precision_of(step.arguments)
-        )
+        device = device_of(step.node, report.hardware)
+        moved.count(device, report)
+        effects = step_effects(report.kind, device, precision_of(step.arguments))
         plain = predicted / factors.get(report.step, 1.0)
         yield (
             report.kind,

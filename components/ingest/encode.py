@@ -10,6 +10,7 @@ sample against the tokenizer itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Entries kept between blocks; 200,000 words take about 50 MB in each process.
 CACHE_WORDS = 200_000
 CHECKED_TEXTS = 8
+# Texts encoded at a time: a word as a Python string takes ten times its characters.
+CHUNK_CHARACTERS = 1 << 20
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -165,12 +168,39 @@ def text_tokens(tokenizer: Tokenizer, pieces: WordPieces | None, texts: list[str
     Args:
         pieces: cache to use when `splits_on_blanks`, else None.
     """
-    if pieces is None:
-        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter((i for row in ids for i in row), np.int32, int(lengths.sum()))
-        return Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]))
+    parts = [
+        _whole_texts(tokenizer, chunk) if pieces is None else _texts_by_word(pieces, chunk)
+        for chunk in chunks(texts)
+    ]
+    flat = np.concatenate([part.flat for part in parts] or [np.empty(0, np.int32)])
+    lengths = np.concatenate([part.lengths for part in parts] or [np.empty(0, np.int64)])
+    tokens = Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]))
+    if pieces is not None:
+        _check_sample(tokenizer, texts, tokens)
+    return tokens
+
+
+def chunks(texts: list[str]) -> Iterator[list[str]]:
+    """Cut a list of texts into pieces of at most `CHUNK_CHARACTERS`, or of one text."""
+    first, size = 0, 0
+    for row, text in enumerate(texts):
+        if size and size + len(text) > CHUNK_CHARACTERS:
+            yield texts[first:row]
+            first, size = row, 0
+        size += len(text)
+    if first < len(texts):
+        yield texts[first:]
+
+
+def _whole_texts(tokenizer: Tokenizer, texts: list[str]) -> Tokens:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    ids = [encoding.ids for encoding in encodings]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    flat = np.fromiter((i for row in ids for i in row), np.int32, int(lengths.sum()))
+    return Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _texts_by_word(pieces: WordPieces, texts: list[str]) -> Tokens:
     # Exactly the characters that BertNormalizer maps to a blank; other white space it removes or
     # splits itself.
     split = [
@@ -180,9 +210,7 @@ def text_tokens(tokenizer: Tokenizer, pieces: WordPieces | None, texts: list[str
     entries = pieces.look_up([word for words in split for word in words])
     word_ends = np.concatenate([[0], np.cumsum(pieces.lengths[entries])])
     flat = pieces.flat[ranges(pieces.starts[entries], pieces.lengths[entries])]
-    tokens = Tokens(flat, word_ends[np.concatenate([[0], np.cumsum(counts)])])
-    _check_sample(tokenizer, texts, tokens)
-    return tokens
+    return Tokens(flat, word_ends[np.concatenate([[0], np.cumsum(counts)])])
 
 
 def _check_sample(tokenizer: Tokenizer, texts: list[str], tokens: Tokens) -> None:

@@ -79,7 +79,7 @@ def identity(uri: str) -> Any:
                 headers.get("Content-Length"),
             ]
     if scheme in OBJECT_SCHEMES:
-        from components.lib.objects import head
+        from components.lib.remote_files import head
 
         return [uri, *head(uri)]
     if scheme == "hf":
@@ -101,7 +101,7 @@ def stage(split: str, uri: str, folder: Path) -> Source:
     elif scheme in ("http", "https"):
         path = _download_http(uri, folder)
     elif scheme in OBJECT_SCHEMES:
-        from components.lib.objects import download
+        from components.lib.remote_files import download
 
         path = download(uri, folder)
     elif scheme == "hf":

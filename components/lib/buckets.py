@@ -5,13 +5,12 @@ Keys are relative POSIX paths. Every write is atomic: a reader sees all of an ob
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
-
-from components.contract import DataError
 
 T = TypeVar("T")
 
@@ -33,6 +32,9 @@ class Bucket(Protocol):
 
     root: Path | None  # the folder of a local bucket
     resolution_seconds: float  # times that differ by less may be those of one moment
+    fresh_seconds: float  # what is younger need not be renewed by whoever counts on it
+    # How long a blob that no manifest names is left alone: its writer may be about to publish.
+    counted_on_seconds: float
 
     def read(self, key: str) -> bytes | None:
         """Return a small object, or None when there is none."""
@@ -42,6 +44,10 @@ class Bucket(Protocol):
 
     def upload(self, key: str, source: Path) -> None:
         """Write the file `source` under `key`."""
+
+    def adopt(self, source: Path) -> tuple[str, int]:
+        """Store a file as the blob named by the SHA-256 of the bytes that were stored, whatever
+        happens to the file meanwhile; return digest and size."""
 
     def download(self, key: str, target: Path) -> str:
         """Write the object to the new file `target` and return the SHA-256 of its bytes.
@@ -97,19 +103,7 @@ def manifest_key(digest: str) -> str:
     return f"manifests/{digest}.json"
 
 
-def open_bucket(uri: str) -> Bucket:
-    """Open a tier by its URI: a folder, ``file://``, or ``s3://``, ``gs://``, ``az://``.
-
-    Raises:
-        DataError: another scheme.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
-        from components.lib.folders import LocalBucket
-
-        return LocalBucket(Path(rest if separator else uri))
-    if scheme in ("s3", "gs", "az", "abfs"):
-        from components.lib.objects import ObjectBucket
-
-        return ObjectBucket(uri)
-    raise DataError(f"storage: scheme {scheme!r} of {uri!r} is not one of file, s3, gs, az")
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 hex digest of the file at `path`."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

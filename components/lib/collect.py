@@ -23,7 +23,8 @@ from typing import Any
 from components.contract import DataError
 from components.lib.buckets import LOOK_SECONDS, LOOKS, Bucket, blob_key, look, manifest_key
 from components.lib.folders import LocalBucket
-from components.storage import Store, check_manifest, counted_on_seconds, read_manifest
+from components.lib.manifests import check_manifest, read_manifest
+from components.storage import Store
 
 ARTIFACT = re.compile(rb"artifact://[A-Za-z0-9_.-]+/([0-9a-f]{64})")
 GRACE_SECONDS = 24 * 3600.0
@@ -234,7 +235,7 @@ def _whole_elsewhere(store: Store, uri: str, tier: str) -> str | None:
 
 def _drop_blobs(bucket: Bucket, tier: str, files: list[dict[str, Any]]) -> int:
     """Remove those blobs that no manifest names and nobody counts on; return the bytes freed."""
-    recent = bucket.now() - counted_on_seconds(bucket)
+    recent = bucket.now() - bucket.counted_on_seconds
     live = _live_blobs(bucket, tier)
     if live is None:
         return 0  # the next collection takes them

@@ -1,36 +1,33 @@
-"""Object stores (S3 and what speaks it, Google Cloud Storage, Azure Blob) through obstore.
-
-Credentials come from the clients' own environment variables and roles, never from a URI. A URI may
-carry options: ``s3://bucket/prefix?endpoint=http://host:port&region=…&storage_class=GLACIER_IR
-&sse=aws:kms&kms_key=…``.
-"""
+"""Object stores (S3 and what speaks it, Google Cloud Storage, Azure Blob) through obstore."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
-from components.contract import DataError, SpecError, StepError
-from components.lib.buckets import Entry
+from components.contract import DataError, StepError
+from components.lib.buckets import Entry, blob_key, file_sha256
+from components.lib.object_uri import first_line, open_store
 from components.lib.retry import retrying
 
 T = TypeVar("T")
 
-# obstore repeats a request itself; ours around it also repeats a transfer that arrived damaged.
-REQUEST_RETRIES = 6
-RETRY_SECONDS = 60
-REQUEST_TIMEOUT_SECONDS = 30
+# The client repeats a request itself; this also repeats a transfer that arrived damaged.
 TRANSFER_ATTEMPTS = 4
+# One request is quicker than parts until it takes about a second: a part costs the server a request
+# of its own, and beginning and ending an upload one each. (AWS advises parts from 100 MB on.)
+SINGLE_BYTES = 64 << 20
+# Of bodies larger than this only so many are in memory at a time.
+LARGE_BODY_BYTES, LARGE_BODIES = 8 << 20, 4
 PART_BYTES = 16 << 20
 MULTIPART_PARTS = 9_000  # S3 allows 10,000
 RANGE_BYTES = 16 << 20
@@ -41,7 +38,6 @@ CONCURRENCY = 8
 # Longer than a request with all its repetitions: then the process that was removing is dead.
 REMOVAL_SECONDS = 600.0
 WAIT_SECONDS = 0.5
-OPTIONS = {"endpoint", "region", "storage_class", "sse", "kms_key"}
 
 
 class ObjectBucket:
@@ -49,10 +45,14 @@ class ObjectBucket:
 
     root: Path | None = None
     resolution_seconds = 0.5  # stores tell times in whole seconds
+    # Renewing takes requests: only what is older than this, well below any collection's grace.
+    fresh_seconds = 3600.0
+    counted_on_seconds = 2 * fresh_seconds
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.partition("?")[0]
-        self._store, self.storage_class = _open(uri)
+        self._store, self.storage_class = open_store(uri)
+        self._large_bodies = threading.BoundedSemaphore(LARGE_BODIES)
         self._attributes = {"Storage-Class": self.storage_class} if self.storage_class else None
 
     def read(self, key: str) -> bytes | None:
@@ -79,19 +79,53 @@ class ObjectBucket:
         return True
 
     def upload(self, key: str, source: Path) -> None:
-        import obstore
-
         size = source.stat().st_size
-        part = max(PART_BYTES, -(-size // MULTIPART_PARTS))
+        if size <= SINGLE_BYTES:
+            with self._room_for(size):
+                self._put(key, source.read_bytes(), part_bytes=None)
+        else:
+            self._put(key, source, part_bytes=max(PART_BYTES, -(-size // MULTIPART_PARTS)))
+
+    def adopt(self, source: Path) -> tuple[str, int]:
+        """See `Bucket.adopt`. What is there already, of the same name and size, is not sent."""
+        size = source.stat().st_size
+        if size <= SINGLE_BYTES:
+            with self._room_for(size):
+                body = source.read_bytes()
+                digest, size = hashlib.sha256(body).hexdigest(), len(body)
+                if not self._holds(digest, size):
+                    self._put(blob_key(digest), body, part_bytes=None)
+            return digest, size
+        digest = file_sha256(source)
+        if not self._holds(digest, size):
+            self.upload(blob_key(digest), source)
+            if file_sha256(source) != digest:
+                self.delete(blob_key(digest))  # what arrived may have another name
+                raise StepError(f"{source}: changed while it was stored", remedy="run again")
+        return digest, size
+
+    def _room_for(self, size: int) -> contextlib.AbstractContextManager[object]:
+        return self._large_bodies if size > LARGE_BODY_BYTES else contextlib.nullcontext()
+
+    def _holds(self, digest: str, size: int) -> bool:
+        found = self.entry(blob_key(digest))
+        return (
+            found is not None
+            and found.bytes == size
+            and self.freshen(blob_key(digest), older_than_seconds=self.fresh_seconds)
+        )
+
+    def _put(self, key: str, content: bytes | Path, *, part_bytes: int | None) -> None:
+        import obstore
 
         def attempt() -> None:
             obstore.put(
                 self._store,
                 key,
-                source,
+                content,
                 attributes=self._attributes,
-                use_multipart=size > part,
-                chunk_size=part,
+                use_multipart=part_bytes is not None,
+                chunk_size=part_bytes or SINGLE_BYTES,
                 max_concurrency=CONCURRENCY,
             )
 
@@ -248,6 +282,16 @@ class ObjectBucket:
         assert found is not None
         return found.modified
 
+    def identity(self, key: str) -> list[Any] | None:
+        """Return what tells whether the object has changed: etag and size; None if absent."""
+        import obstore
+
+        try:
+            meta = self._call(lambda: obstore.head(self._store, key), f"look up {key}")
+        except FileNotFoundError:
+            return None
+        return [meta.get("e_tag"), meta["size"]]
+
     def recover(self, folder: str) -> bool:
         return False
 
@@ -278,12 +322,12 @@ class ObjectBucket:
                     remedy="suanli tier restore brings an artifact back",
                 ) from error
             raise DataError(
-                f"{self.uri}: the store refuses to {what}: {_first_line(error)}",
+                f"{self.uri}: the store refuses to {what}: {first_line(error)}",
                 remedy="check the credentials in the environment and their rights on this bucket",
             ) from error
         except (failures.BaseError, OSError) as error:
             raise StepError(
-                f"{self.uri}: cannot {what}: {_first_line(error)}",
+                f"{self.uri}: cannot {what}: {first_line(error)}",
                 remedy="the store was asked several times; run again when it answers",
             ) from error
 
@@ -294,113 +338,3 @@ def _mark(key: str) -> str:
 
 def _announcement(key: str) -> str:
     return f"removing/{key}"
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    return text if len(text) <= 300 else text[:300] + "…"
-
-
-def _open(uri: str) -> tuple[Any, str | None]:
-    import obstore.store
-
-    parts = urlsplit(uri)
-    options = dict(parse_qsl(parts.query))
-    unknown = set(options) - OPTIONS
-    if unknown:
-        raise SpecError(
-            f"storage: option {sorted(unknown)[0]!r} of {uri!r} is not known",
-            remedy=f"use {', '.join(sorted(OPTIONS))}",
-        )
-    endpoint = options.get("endpoint")
-    if parts.scheme == "s3":
-        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
-    config = _config(parts.scheme, options, endpoint)
-    client: dict[str, Any] = {
-        "timeout": timedelta(seconds=REQUEST_TIMEOUT_SECONDS),
-        "connect_timeout": timedelta(seconds=10),
-        "allow_http": bool(endpoint and endpoint.startswith("http://")),
-    }
-    retry: dict[str, Any] = {
-        "max_retries": REQUEST_RETRIES,
-        "retry_timeout": timedelta(seconds=RETRY_SECONDS),
-        "backoff": {
-            "init_backoff": timedelta(milliseconds=100),
-            "max_backoff": timedelta(seconds=5),
-            "base": 2,
-        },
-    }
-    plain = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-    from_url: Any = obstore.store.from_url  # its overloads tell the stores apart by config type
-    try:
-        store = from_url(plain, config=config or None, client_options=client, retry_config=retry)
-    except Exception as error:
-        raise SpecError(f"storage: {uri!r} cannot be opened: {_first_line(error)}") from error
-    return store, options.get("storage_class")
-
-
-def _config(scheme: str, options: dict[str, str], endpoint: str | None) -> dict[str, Any]:
-    """Return a store's settings; what is not named here comes from its own environment."""
-    if scheme == "gs":
-        return {"base_url": endpoint} if endpoint else {}
-    if scheme != "s3":
-        return {"endpoint": endpoint} if endpoint else {}
-    config: dict[str, Any] = {
-        "region": options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
-    }
-    if endpoint:
-        config["endpoint"] = endpoint
-        config["virtual_hosted_style_request"] = False
-    if "sse" in options:
-        config["server_side_encryption"] = options["sse"]
-    if "kms_key" in options:
-        config["sse_kms_key_id"] = options["kms_key"]
-    return config
-
-
-def head(uri: str) -> list[Any]:
-    """Return etag and size of one remote object (or of all below a prefix), as its identity.
-
-    Raises:
-        DataError: nothing is there.
-    """
-    import obstore
-
-    parts = uri.partition("?")
-    base, _, name = parts[0].rpartition("/")
-    bucket = ObjectBucket(base + parts[1] + parts[2])
-    try:
-        meta = bucket._call(lambda: obstore.head(bucket._store, name), f"look up {name}")
-        return [meta.get("e_tag"), meta["size"]]
-    except FileNotFoundError:
-        pass
-    found = [[e.key, e.bytes, e.modified] for e in ObjectBucket(uri).list("")]
-    if not found:
-        raise DataError(f"{uri}: no such object", remedy="check data.*.uri in the spec")
-    return found
-
-
-def download(uri: str, folder: Path) -> Path:
-    """Download one object, or all below a prefix into a folder, and return the path.
-
-    Raises:
-        DataError: nothing is there, or a key leaves the folder.
-    """
-    parts = uri.partition("?")
-    base, _, name = parts[0].rpartition("/")
-    bucket = ObjectBucket(base + parts[1] + parts[2])
-    target = folder / hashlib.sha256(uri.encode()).hexdigest()[:12]
-    target.mkdir(parents=True, exist_ok=True)
-    if bucket.entry(name) is not None:
-        bucket.download(name, target / name)
-        return target / name
-    bucket = ObjectBucket(uri)
-    for found in bucket.list(""):
-        path = target / found.key
-        if not path.resolve().is_relative_to(target.resolve()):
-            raise DataError(f"{uri}: key {found.key!r} leaves its folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bucket.download(found.key, path)
-    if not any(target.iterdir()):
-        raise DataError(f"{uri}: no such object", remedy="check data.*.uri in the spec")
-    return target

@@ -47,13 +47,15 @@ class Calibration:
     `effects` maps ``level:key`` to (mean, variance); `spreads` maps level to the prior standard
     deviation; `unseen` what an effect without any measurement adds to it (the coefficients were
     fitted with the seen ones in view); `noise` is the standard deviation of a row around its
-    effects; `evidence` says what it was fitted to.
+    effects; `transfers` is the speed, in bytes a second, at which data came to and went from each
+    device; `evidence` says what it was fitted to.
     """
 
     effects: dict[str, tuple[float, float]]
     spreads: dict[str, float]
     noise: float
     unseen: dict[str, float] = field(default_factory=dict)
+    transfers: dict[str, float] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[float, float]:
@@ -86,6 +88,7 @@ class Calibration:
             "effects": {
                 k: [round(m, 5), round(v, 6)] for k, (m, v) in sorted(self.effects.items())
             },
+            **({"transfers": self.transfers} if self.transfers else {}),
             "evidence": self.evidence,
         }
 
@@ -108,6 +111,7 @@ class Calibration:
                 spreads={k: float(v) for k, v in document["spreads"].items()},
                 noise=float(document["noise"]),
                 unseen={k: float(v) for k, v in document.get("unseen", {}).items()},
+                transfers={k: float(v) for k, v in document.get("transfers", {}).items() if v > 0},
                 evidence=dict(document.get("evidence", {})),
             )
         except (KeyError, TypeError, ValueError) as error:

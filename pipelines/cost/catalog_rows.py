@@ -122,6 +122,7 @@ class Catalog:
     cpus: dict[str, CpuKind]
     discounts: tuple[Rule, ...] = ()
     quotas: tuple[Rule, ...] = ()
+    transfers: Mapping[str, float] = field(default_factory=dict)  # instance -> measured bytes/s
     hash: str = field(default="")
 
     @property

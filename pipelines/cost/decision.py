@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ def _here(
     calibration: Calibration | None,
 ) -> Decision:  # fmt: skip
     measured = machine_here(cache_dir)
-    machine = machine_of_here(measured)
+    transfers = calibration.transfers if calibration else {}
+    machine = machine_of_here(measured, transfers.get(device_of(HERE)))
     way, others, batch = decide_here(job, machine, measured)
     steps, learnt["factors"] = plan_steps(job, way, {}, calibration)
     usd = _money(steps)
@@ -94,6 +95,8 @@ def _cloud(
     learnt: dict[str, Any],
     calibration: Calibration | None,
 ) -> Decision:
+    if calibration and calibration.transfers:
+        catalog = replace(catalog, transfers=calibration.transfers)
     found = decide_cloud(job, catalog)
     steps, learnt["factors"] = plan_steps(
         job, found.way, overheads(found, step_names(job.variants)), calibration

@@ -40,8 +40,9 @@ class Machine:
     measured: bool
 
 
-def machine_of_here(here: Here) -> Machine:
-    """This machine; its store is a local folder."""
+def machine_of_here(here: Here, transfer_bytes_per_second: float | None = None) -> Machine:
+    """This machine; its store is a local folder, as fast as its disk where no run told how fast
+    data came and went."""
     return Machine(
         name="here",
         cores=here.cores,
@@ -51,7 +52,7 @@ def machine_of_here(here: Here) -> Machine:
         core_speed=max(0.1, min(4.0, OPERATOR_SECONDS / here.operator_seconds)),
         native_bf16=here.native_bf16,
         disk_bytes_per_second=here.disk_bytes_per_second,
-        store_bytes_per_second=here.disk_bytes_per_second,
+        store_bytes_per_second=transfer_bytes_per_second or here.disk_bytes_per_second,
         operator_seconds=here.operator_seconds,
         import_seconds=here.import_torch_seconds,
         measured=True,
@@ -72,9 +73,8 @@ def machine_of(instance: Instance, catalog: Catalog) -> Machine:
         core_speed=kind.core_speed,
         native_bf16=kind.native_bf16,
         disk_bytes_per_second=NVME_BYTES_PER_SECOND if nvme else BLOCK_DISK_BYTES_PER_SECOND,
-        store_bytes_per_second=min(
-            instance.network_bytes_per_second, STREAMS * OBJECT_STREAM_BYTES_PER_SECOND
-        ),
+        store_bytes_per_second=catalog.transfers.get(instance.name)
+        or min(instance.network_bytes_per_second, STREAMS * OBJECT_STREAM_BYTES_PER_SECOND),
         operator_seconds=OPERATOR_SECONDS / kind.core_speed,
         import_seconds=IMPORT_TORCH_SECONDS / kind.core_speed,
         measured=False,

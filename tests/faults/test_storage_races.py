@@ -6,6 +6,7 @@ The other process's move is made at the one moment where it hurts, by a hook in 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from components import runtime, storage
-from components.contract import DataError
+from components.contract import DataError, StepError
 from components.lib import folders, objects
-from components.lib.buckets import blob_key, manifest_key, open_bucket
+from components.lib.blobs import open_bucket
+from components.lib.buckets import blob_key, manifest_key
 from components.lib.collect import collect, drop, evict
 from components.lib.folders import DOOMED_PREFIX, LocalBucket
 from components.lib.objects import ObjectBucket
@@ -36,7 +38,7 @@ def store(request, tmp_path, monkeypatch):
 
         shared: dict[str, MemoryStore] = {}
         monkeypatch.setattr(
-            objects, "_open", lambda uri: (shared.setdefault(uri, MemoryStore()), None)
+            objects, "open_store", lambda uri: (shared.setdefault(uri, MemoryStore()), None)
         )
         monkeypatch.setattr(objects, "WAIT_SECONDS", 0.01)
         names = Tiers(hot=names.hot, warm="s3://warm", cold="s3://cold")
@@ -451,7 +453,7 @@ def bucket(monkeypatch):
     from obstore.store import MemoryStore
 
     shared = MemoryStore()
-    monkeypatch.setattr(objects, "_open", lambda _: (shared, None))
+    monkeypatch.setattr(objects, "open_store", lambda _: (shared, None))
     monkeypatch.setattr(objects, "WAIT_SECONDS", 0.01)
     found = open_bucket("s3://shared")
     found.write("blobs/k", b"x")
@@ -501,3 +503,22 @@ def test_only_one_removes_and_a_killed_one_blocks_nobody_for_long(bucket, monkey
     time.sleep(0.25)
     assert bucket.delete("blobs/k", unless_newer_than=time.time() + 1)
     assert bucket.entry("removing/blobs/k") is None
+
+
+@pytest.mark.parametrize("single", [10, 1000])
+def test_a_file_that_changes_while_it_is_stored_never_gets_a_wrong_name(
+    bucket, tmp_path, monkeypatch, single
+):
+    source = tmp_path / "source"
+    source.write_bytes(b"a" * 100)
+    monkeypatch.setattr(objects, "SINGLE_BYTES", single)
+    # In parts it is read twice, so that the change shows; in one request once, before the change.
+    before(monkeypatch, bucket, "_put", lambda: source.write_bytes(b"b" * 100))
+    if single < 100:
+        with pytest.raises(StepError, match="changed while it was stored"):
+            bucket.adopt(source)
+    else:
+        assert bucket.adopt(source) == (hashlib.sha256(b"a" * 100).hexdigest(), 100)
+    for entry in bucket.list("blobs"):
+        body = bucket.read(entry.key)
+        assert entry.key in ("blobs/k", blob_key(hashlib.sha256(body).hexdigest()))

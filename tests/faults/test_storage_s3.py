@@ -16,7 +16,7 @@ import pytest
 
 from components.contract import DataError, SpecError, StepError, SuanliError
 from components.ingest import sources
-from components.lib import archive, objects
+from components.lib import archive, object_uri, objects
 from components.lib.collect import collect, drop
 from components.lib.objects import ObjectBucket
 from components.storage import Store, Tiers, parse_uri
@@ -60,6 +60,7 @@ def folder_of(tmp_path, name="in", **files):
 
 def test_put_fetch_move_and_collect(tmp_path, endpoint, monkeypatch):
     monkeypatch.setattr(objects, "STREAM_BYTES", 20 << 20)
+    monkeypatch.setattr(objects, "SINGLE_BYTES", 20 << 20)
     store = store_at(tmp_path, endpoint, "basic")
     big = os.urandom(24 << 20)  # multipart up, parallel ranges down
     folder = folder_of(tmp_path, big=big, small=b"s", empty=b"")
@@ -208,7 +209,7 @@ def test_a_mix_of_faults_never_shows_a_half_written_artifact(tmp_path, endpoint)
 def test_a_lasting_fault_ends_in_a_clear_error(
     tmp_path, endpoint, fault, error, message, monkeypatch
 ):
-    monkeypatch.setattr(objects, "REQUEST_RETRIES", 1)
+    monkeypatch.setattr(object_uri, "REQUEST_RETRIES", 1)
     with fault_proxy(endpoint) as (address, proxy):
         bucket = ObjectBucket(f"s3://tiers/lasting?endpoint={address}")
         proxy.faults, proxy.share = [fault], 1.0
@@ -220,8 +221,8 @@ def test_a_lasting_fault_ends_in_a_clear_error(
 
 
 def test_a_server_that_does_not_answer_times_out(endpoint, monkeypatch):
-    monkeypatch.setattr(objects, "REQUEST_TIMEOUT_SECONDS", 1)
-    monkeypatch.setattr(objects, "REQUEST_RETRIES", 0)
+    monkeypatch.setattr(object_uri, "REQUEST_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(object_uri, "REQUEST_RETRIES", 0)
     monkeypatch.setattr(objects, "TRANSFER_ATTEMPTS", 2)
     with fault_proxy(endpoint) as (address, proxy):
         bucket = ObjectBucket(f"s3://tiers/silent?endpoint={address}")

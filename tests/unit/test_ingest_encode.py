@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from tokenizers import (
 )
 
 from components.contract import DataError
+from components.ingest import encode
 from components.ingest.columns import Encoder
 from components.ingest.encode import splits_on_blanks
 from components.ingest.examples import Example
@@ -38,11 +41,12 @@ def rows(task, examples, max_length=128, labels=("0",)):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(TEXTS, min_size=1, max_size=6))
-def test_texts_equal_the_tokenizer(texts):
+@given(st.lists(TEXTS, min_size=1, max_size=6), st.sampled_from([1, 60, 1 << 20]))
+def test_texts_equal_the_tokenizer(texts, chunk_characters):
     TOKENIZER.enable_truncation(32)
     expected = [TOKENIZER.encode(text).ids for text in texts]
-    found = rows("text-classification", [Example(1, t, None, "0") for t in texts], 32)
+    with mock.patch.object(encode, "CHUNK_CHARACTERS", chunk_characters):
+        found = rows("text-classification", [Example(1, t, None, "0") for t in texts], 32)
     assert [row["input_ids"] for row in found] == expected
 
 
@@ -62,6 +66,13 @@ def test_longest_first_keeps_what_fits(left, right, capacity):
     assert sum(keep) == min(left + right, capacity)
     assert keep[0] <= left
     assert keep[1] <= right
+
+
+def test_texts_are_cut_into_chunks_whole_and_in_order(monkeypatch):
+    monkeypatch.setattr(encode, "CHUNK_CHARACTERS", 10)
+    texts = ["", "a" * 4, "b" * 6, "", "c", "d" * 25, "e"]
+    assert list(encode.chunks(texts)) == [texts[:4], texts[4:5], texts[5:6], texts[6:]]
+    assert list(encode.chunks([])) == []
 
 
 WORDS = st.lists(
@@ -106,7 +117,8 @@ def test_prompts_are_not_learnt():
     assert TOKENIZER.decode(row["input_ids"]) == "say hello hello there"
 
 
-def test_a_byte_level_tokenizer_is_not_encoded_piece_by_piece(tmp_path):
+def test_a_byte_level_tokenizer_is_not_encoded_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "CHUNK_CHARACTERS", 13)  # the first text, then the other two
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

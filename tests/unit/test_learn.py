@@ -13,13 +13,19 @@ import yaml
 from components.contract import DataError, Hardware, SpecError, StepReport
 from components.storage import Store, Tiers
 from pipelines.cost.calibration import Calibration
+from pipelines.cost.catalog import load_catalog
 from pipelines.cost.chain import StepCost
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.learnt import adjusted, device_of, step_effects
+from pipelines.cost.machine import machine_of
 from pipelines.learn import learn
+from pipelines.plan import make_plan
+from pipelines.spec import parse_spec
+from tests.machines import measured_here
 from tests.plans import sample_plan
 from tests.support import suanli
 
+NEWSROOM = Path(__file__).parents[2] / "pipelines" / "examples" / "newsroom-ner.yaml"
 HARDWARE = Hardware(cpu_model="Test CPU", cpu_count=2, memory_bytes=1 << 34)
 
 
@@ -111,3 +117,42 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     done = suanli("calibrate", tmp_path, "-o", tmp_path / "c.yaml")
     assert done.returncode == 2
     assert not (tmp_path / "c.yaml").exists()
+
+
+def test_the_speed_at_which_data_moved_is_learnt_and_used(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, 1.0)
+    store = Store(Tiers.under(tmp_path / "store"))
+    moved = {
+        # Ingest read a local source: that says nothing of the store, what it wrote does.
+        "ingest": (1 << 40, 1 << 24, {"stage_in": 0.1, "stage_out": 1.0}),
+        "train": (3 << 24, 0, {"stage_in": 1.0, "stage_out": 0.0}),
+    }
+    for step, (read, written, phases) in moved.items():
+        document = store.get_json(f"runs/run-1/steps/{step}.json")
+        document.update(bytes_in=read, bytes_out=written)
+        document["seconds"].update(phases)
+        store.put_json(f"runs/run-1/steps/{step}.json", document)
+    calibration = learn([run]).calibration
+    name = device_of("here", HARDWARE)
+    assert calibration.transfers == {name: 2 << 24}
+    assert Calibration.from_json(calibration.to_json()).transfers == calibration.transfers
+    catalog = replace(load_catalog(), transfers={"g5.xlarge": 12e6})
+    speeds = {
+        i.name: machine_of(i, catalog).store_bytes_per_second
+        for i in catalog.instances
+        if i.name in ("g5.xlarge", "g5.2xlarge")
+    }
+    assert speeds["g5.xlarge"] == 12e6
+    assert speeds["g5.2xlarge"] > 100e6
+
+
+def test_a_calibrated_plan_expects_data_at_the_speed_it_came(tmp_path: Path) -> None:
+    spec = parse_spec(NEWSROOM.read_text(), source="spec.yaml", folder=tmp_path)
+    cache = measured_here(tmp_path)
+    plans = []
+    for speed in (1e9, 1e6):
+        transfers = {device_of("here"): speed}
+        calibration = Calibration(effects={}, spreads={}, noise=0.1, transfers=transfers)
+        plans.append(make_plan(spec, here=True, cache_dir=cache, calibration=calibration))
+    fast, slow = ({s.step: s.seconds.value for s in plan.steps} for plan in plans)
+    assert slow["train"] > fast["train"] + 1.0

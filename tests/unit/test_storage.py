@@ -10,7 +10,8 @@ import time
 import pytest
 
 from components.contract import DataError, StepError
-from components.lib.buckets import blob_key, open_bucket
+from components.lib.blobs import open_bucket
+from components.lib.buckets import blob_key
 from components.lib.collect import collect, drop, evict
 from components.lib.folders import DOOMED_PREFIX, LocalBucket, _process_table
 from components.lib.retry import retrying
