@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
             command=_command,
             add_planning=_add_planning,
             add_compiling=_add_compiling,
-            make_plan=lambda arguments: _make_plan(arguments, here=False)[1],
+            make_plan=_plan_to_publish,
             compile_plan=_compile_plan,
             pods=_pods,
             market=_market,
@@ -192,6 +192,16 @@ def _make_plan(arguments: argparse.Namespace, *, here: bool) -> tuple[Any, Any]:
         here=here,
     )
     return spec, plan
+
+
+def _plan_to_publish(arguments: argparse.Namespace) -> Any:
+    """Return the plan for what others can read; a credential in the spec is refused before the
+    data is looked at with it."""
+    from pipelines.credentials import refuse_credentials
+    from pipelines.spec import load_spec
+
+    refuse_credentials(load_spec(arguments.spec).document)
+    return _make_plan(arguments, here=False)[1]
 
 
 def _load_calibration(path: Path | None) -> Any:
@@ -347,7 +357,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     from pipelines.submission import version_name
 
     pods = _pods(arguments)
-    plan = _reviewed_plan(arguments) or _make_plan(arguments, here=False)[1]
+    plan = _reviewed_plan(arguments) or _plan_to_publish(arguments)
     text = _compile_plan(arguments, plan)
     if arguments.format == "manifest":
         text = compile_manifest(

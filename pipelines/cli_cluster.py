@@ -68,7 +68,7 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
     from pipelines.dag import DEFAULT_IMAGES, compile_manifest
     from pipelines.jobs import RenderOptions, check_options
     from pipelines.plan import plan_from_json
-    from pipelines.render import local_sources, render
+    from pipelines.render import local_sources, planning_files, render
     from pipelines.review import cost_diff_markdown
     from pipelines.submission import data_identity, version_name
 
@@ -81,6 +81,7 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
         wait=not arguments.no_wait,
         labels=pods["labels"],
         schedule=arguments.schedule,
+        planning_files=planning_files(arguments.catalog, arguments.calibration),
         images=pods["images"],
         queue=pods["queue"],
         pushgateway=pods["pushgateway"],

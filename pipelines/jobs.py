@@ -20,6 +20,8 @@ CONFIG_NAME_LENGTH = 40
 HASH_LENGTH = 10
 SUBMIT_ACCOUNT = "suanli-submit"
 FOLDER_IN_POD = "/etc/suanli"
+CALIBRATION_FILE = "schedule-calibration.yaml"
+CATALOG_FILE = "schedule-catalog-{number}{suffix}"
 TOKEN_FOLDER = "/var/run/secrets/kubeflow/pipelines"
 TOKEN_AUDIENCE = "pipelines.kubeflow.org"
 TOKEN_SECONDS = 7200
@@ -45,8 +47,9 @@ class RenderOptions:
 
     `data_image` runs the submitting Job. `labels` go on the Job and its pod (cost centres that
     OpenCost and Kubecost group by). `schedule` adds a CronJob that looks for changed data.
-    `manifest` is the text of Pipeline and PipelineVersion objects for an API server that stores
-    pipelines in Kubernetes.
+    `planning_files` are the texts, by name, of what the plan was made from (own catalogues, a
+    calibration; `render.planning_files`): the CronJob plans again with them. `manifest` is the text
+    of Pipeline and PipelineVersion objects for an API server that stores pipelines in Kubernetes.
     """
 
     host: str = "http://ml-pipeline.kubeflow:8888"
@@ -56,6 +59,7 @@ class RenderOptions:
     wait: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     schedule: str | None = None
+    planning_files: dict[str, str] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     queue: str | None = None
     pushgateway: str | None = None
@@ -162,6 +166,9 @@ def cron_job(plan: Plan, options: RenderOptions) -> dict[str, Any]:
         arguments += ["--requests", options.requests]
     for key, value in sorted(options.labels.items()):
         arguments += ["--label", f"{key}={value}"]
+    for file in options.planning_files:  # later catalogues win, so their order stays
+        option = "--calibration" if file == CALIBRATION_FILE else "--catalog"
+        arguments += [option, f"{FOLDER_IN_POD}/{file}"]
     template = _pod_template(
         arguments, spec_config_name(plan.name), options, memory=PLANNING_MEMORY
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,25 @@ def problems(item: dict[str, Any], *, versions: tuple[str, ...] = CORE_VERSIONS)
         ) as error:
             found.append(f"{name}: Kubernetes {version}: {error}")
     return found
+
+
+def unstated_defaults(item: dict[str, Any]) -> list[str]:
+    """Return the fields inside lists that the CRD fills in: kubectl and Argo CD compare a custom
+    object's lists as a whole, so each of these is a difference for ever."""
+    schema = custom_schema(item["apiVersion"], item["kind"])
+    return list(_unstated(schema, item, f"{item['kind']} {item['metadata']['name']}: ", False))
+
+
+def _unstated(schema: Any, value: Any, path: str, in_list: bool) -> Iterator[str]:
+    if isinstance(value, list) and schema:
+        for number, part in enumerate(value):
+            yield from _unstated(schema.get("items"), part, f"{path}[{number}]", True)
+    elif isinstance(value, dict) and schema:
+        for key, part in schema.get("properties", {}).items():
+            if key in value:
+                yield from _unstated(part, value[key], f"{path}.{key}", in_list)
+            elif in_list and "default" in part:
+                yield f"{path}.{key} is not stated (the CRD fills in {part['default']!r})"
 
 
 @functools.cache

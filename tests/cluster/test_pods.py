@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 PLAN = sample_plan()
 WAIT_S = 180.0
-SENTENCES = 20_000  # enough tokenising that a pod can be deleted in the middle of it
+SENTENCES = 100_000  # enough tokenising that a pod can be deleted in the middle of it
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +160,12 @@ def step_pod(name: str, plan: Any, image: str, arguments: dict[str, Any]) -> dic
                     "volumeMounts": [
                         {"name": "tmp", "mountPath": "/tmp"},
                         {"name": "store", "mountPath": MOUNT},
-                        {"name": "data", "mountPath": "/data"},
                     ],
                 }
             ],
             "volumes": [
                 {"name": "tmp", "emptyDir": {}},
                 {"name": "store", "persistentVolumeClaim": {"claimName": CLAIM}},
-                {"name": "data", "configMap": {"name": "train-data"}},
             ],
         },
     }
@@ -176,16 +174,18 @@ def step_pod(name: str, plan: Any, image: str, arguments: dict[str, Any]) -> dic
 def test_step_runs_in_our_image_and_resumes_after_its_pod_is_deleted(
     prepared: Cluster, environment: dict[str, str]
 ) -> None:
+    folder = Path(environment["SUANLI_STORE_FOLDER"]) / prepared.namespace
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)  # whatever the umask: the pod's user writes beside the data
     text = "".join(f"In\tO\nParis{number}\tB-location\n.\tO\n\n" for number in range(SENTENCES))
-    data = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "train-data"},
-            "data": {"train.conll": text}}  # fmt: skip
-    prepared.apply([data])
+    (folder / "train.conll").write_text(text)
     ingest = PLAN.step("ingest")
     arguments = {
         "task": "token-classification", "name": "newsroom-ner", "max_length": 64, "seed": 0,
         "model": {"id": "minilm-l6"},
-        "data": {"train": {"uri": "/data/train.conll"}, "validation": {"fraction": 0.1},
-                 "test": {"fraction": 0.1}, "format": "conll", "columns": {}},
+        "data": {"train": {"uri": f"{MOUNT}/{prepared.namespace}/train.conll"},
+                 "validation": {"fraction": 0.1}, "test": {"fraction": 0.1}, "format": "conll",
+                 "columns": {}},
     }  # fmt: skip
     changed = dataclasses.replace(ingest, arguments=arguments)
     plan = dataclasses.replace(PLAN, steps=(changed, *PLAN.steps[1:]))
@@ -200,7 +200,7 @@ def test_step_runs_in_our_image_and_resumes_after_its_pod_is_deleted(
         prepared.apply([step_pod(name, plan, environment["SUANLI_DATA_IMAGE"], values)])
         return name
 
-    root = Path(environment["SUANLI_STORE_FOLDER"]) / prepared.namespace / "hot"
+    root = folder / "hot"
     events = root / "runs/run-1/events.jsonl"
     lost = pod("lost", "run-1")
     deadline = time.monotonic() + WAIT_S

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.dag import compile_pipeline
 from pipelines.jobs import RenderOptions
+from pipelines.plan import plan_from_json
 from pipelines.render import render
 from tests.kfp_server import KfpServerForTests
 from tests.plans import sample_plan
@@ -42,6 +44,27 @@ def test_submit_a_rendered_folder_then_list_status_and_cancel(rendered: Path) ->
         assert json.loads(status.stdout)["plan"] == PLAN.hash[:12]
         assert suanli("runs", "cancel", run_id, "--host", server.url).returncode == 0
         assert server.state.runs[run_id]["state"] == "CANCELED"
+
+
+def test_the_schedule_plans_what_render_planned(tmp_path: Path) -> None:
+    """The CronJob's own command, on its own files: the run is known, or planned in the same way."""
+    own, out = tmp_path / "own.yaml", tmp_path / "out"
+    own.write_text("keep: [m6i.2xlarge]\ndiscounts: [{cloud: aws, percent: 12}]\n")
+    done = suanli("render", SPEC, "-o", out, "--schedule", "0 2 * * *", "--catalog", own)
+    assert done.returncode == 0, done.stderr
+    own.unlink()  # a pod has only what was rendered
+    cron = yaml.safe_load((out / "cronjob.yaml").read_text())
+    pod = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    command = [text.replace("/etc/suanli", str(out)) for text in pod["containers"][0]["args"]]
+    plan = json.loads((out / "plan.json").read_text())
+    with KfpServerForTests() as server:
+        command[command.index("--host") + 1] = server.url
+        started = suanli(*command, cwd=tmp_path)
+        assert started.returncode == 0, started.stderr
+        (run,) = server.state.runs.values()
+        assert plan_from_json(plan).hash[:12] in run["description"]
+        same = suanli("submit", out, "--host", server.url)
+        assert same.stdout.startswith("event=exists run_id="), same.stderr
 
 
 def test_budget_guard_exits_with_3_before_any_call(rendered: Path, tmp_path: Path) -> None:

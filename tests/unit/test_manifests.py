@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kubernetes_schemas import kubectl, kustomize, load_all, problems
+from tests.kubernetes_schemas import (
+    kubectl,
+    kustomize,
+    load_all,
+    problems,
+    unstated_defaults,
+)
 from tests.support import REPOSITORY, needs_shared
 
 MANIFESTS = REPOSITORY / "manifests"
@@ -63,8 +69,20 @@ def not_restricted(spec: dict[str, Any]) -> list[str]:
 @needs_kubectl
 @pytest.mark.parametrize("folder", [*OVERLAYS, *EXAMPLES], ids=names)
 def test_every_object_is_valid(folder: Path) -> None:
-    found = [text for item in kustomize(folder) for text in problems(item)]
-    assert found == []
+    items = kustomize(folder)
+    assert [text for item in items for text in problems(item)] == []
+    assert [text for item in items for text in unstated_defaults(item)] == []
+
+
+@needs_shared
+def test_defaults_inside_lists_are_found() -> None:
+    runtime = yaml.safe_load(
+        (MANIFESTS / "components/trainer/clustertrainingruntime.yaml").read_text()
+    )
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    del job["replicas"]
+    (found,) = unstated_defaults(runtime)
+    assert found.endswith(".replicatedJobs[0].replicas is not stated (the CRD fills in 1)")
 
 
 @needs_kubectl

@@ -15,7 +15,7 @@ from components.contract import SpecError
 from pipelines.dag import Requests, compile_manifest, compile_pipeline
 from pipelines.jobs import RenderOptions
 from pipelines.plan import Plan, plan_from_json
-from pipelines.render import OUTPUTS, local_sources, render, rendered_files
+from pipelines.render import OUTPUTS, local_sources, planning_files, render, rendered_files
 from pipelines.review import cost_diff_markdown
 from tests.golden_files import check_golden
 from tests.kubernetes_schemas import kubectl, kustomize, problems
@@ -106,6 +106,40 @@ def test_long_names_stay_dns_labels() -> None:
     assert len(job) <= 63
     assert len(cron) <= 52
     assert not cron.endswith("-")
+
+
+def test_the_schedule_plans_with_the_same_catalogues_and_calibration(tmp_path: Path) -> None:
+    first, second, fitted = tmp_path / "own.csv", tmp_path / "deals.YML", tmp_path / "fitted.yaml"
+    for path in (first, second, fitted):
+        path.write_text(f"content of {path.name}")
+    options = RenderOptions(
+        schedule="0 0 * * *", planning_files=planning_files([first, second], fitted)
+    )
+    out = tmp_path / "out"
+    render(PLAN, SMALL_IR, out, options=options)
+    names = ["schedule-catalog-1.csv", "schedule-catalog-2.yml", "schedule-calibration.yaml"]
+    texts = [(out / name).read_text() for name in names]
+    assert texts == ["content of own.csv", "content of deals.YML", "content of fitted.yaml"]
+    cron = yaml.safe_load((out / "cronjob.yaml").read_text())
+    template = cron["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    given = zip(("--catalog", "--catalog", "--calibration"), names, strict=True)
+    expected = [word for option, name in given for word in (option, f"/etc/suanli/{name}")]
+    assert container["args"][-len(expected) :] == expected
+    built = yaml.safe_load((out / "kustomization.yaml").read_text())
+    (spec,) = [g for g in built["configMapGenerator"] if g["name"].endswith("-spec")]
+    assert spec["files"] == ["spec.yaml", *names]
+
+    render(PLAN, SMALL_IR, out)  # without a schedule nothing of it stays
+    assert not [path.name for path in out.iterdir() if path.name.startswith("schedule-")]
+
+
+def test_catalogues_too_large_for_a_config_map(tmp_path: Path) -> None:
+    large = tmp_path / "large.csv"
+    large.write_text("#" * (1 << 20))
+    options = RenderOptions(schedule="0 0 * * *", planning_files=planning_files([large], None))
+    with pytest.raises(SpecError, match=r"spec, catalogues and calibration have .* holds 1048576"):
+        render(PLAN, SMALL_IR, tmp_path / "out", options=options)
 
 
 @needs_shared
@@ -220,10 +254,18 @@ def test_uris_with_credentials_are_refused_without_showing_them(tmp_path: Path, 
 
 def test_schedule_needs_data_that_pods_can_read(tmp_path: Path) -> None:
     plan = with_data(PLAN, "/data/train.conll")
-    with pytest.raises(SpecError, match=r"data\.train\.uri /data/train.conll is a local file"):
+    with pytest.raises(SpecError, match=r"data\.train\.uri /data/train.conll is a local path"):
         render(plan, IR, tmp_path / "out", options=RenderOptions(schedule="0 0 * * *"))
     assert local_sources(plan)[0].startswith("data.train.uri /data/train.conll is a local path")
     assert local_sources(PLAN) == []
+
+
+def test_schedule_needs_a_model_that_pods_can_read(tmp_path: Path) -> None:
+    ingest = PLAN.step("ingest")
+    step = dataclasses.replace(ingest, arguments={**ingest.arguments, "model": {"id": "/models/x"}})
+    plan = dataclasses.replace(PLAN, steps=(step, *PLAN.steps[1:]))
+    with pytest.raises(SpecError, match=r"model\.id /models/x is a local path"):
+        render(plan, IR, tmp_path / "out", options=RenderOptions(schedule="0 0 * * *"))
 
 
 def test_pipeline_too_large_for_a_config_map(tmp_path: Path) -> None:
