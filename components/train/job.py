@@ -48,6 +48,7 @@ class Job:
     clip_norm: float = 1.0
     early_stopping: int | None = None
     class_weights: str | None = None
+    augment: dict[str, Any] | None = None
     seed: int = 0
     sharding: str = "none"
     activation_checkpointing: bool = False
@@ -128,7 +129,7 @@ class Job:
         """Return what a checkpoint must share with this job to be continued by it."""
         own = (
             "task", "model", "method", "lora", "epochs", "global_batch", "optimizer", "seed",
-            "learning_rate", "weight_decay", "packing", "class_weights", "precision",
+            "learning_rate", "weight_decay", "packing", "class_weights", "precision", "augment",
         )  # fmt: skip
         shards = [s["sha256"] for split in dataset["splits"].values() for s in split["shards"]]
         return {name: getattr(self, name) for name in own} | {"shards": shards}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.contract import MAIN_METRIC, DataError
+from components.lib.augment import Augmentation
 from components.lib.tasks.base import Array, Batch, Task, balanced_weights, class_counts
 from components.lib.tasks.classification import (
     ImageClassification,
@@ -29,6 +30,7 @@ def make_task(
     class_weights: Array | None = None,
     listwise: bool = False,
     image_size: int = 64,
+    augmentation: Augmentation | None = None,
 ) -> Task:
     """Return the task called `name` (one of contract.TASKS)."""
     match name:
@@ -41,5 +43,5 @@ def make_task(
         case "causal-lm":
             return CausalLanguageModel(labels, pad_token_id)
         case "image-classification":
-            return ImageClassification(labels, class_weights, image_size)
+            return ImageClassification(labels, class_weights, image_size, augmentation)
     raise DataError(f"unknown task {name!r}", remedy=f"one of {', '.join(MAIN_METRIC)}")

@@ -55,6 +55,9 @@ class Task(Protocol):
     def collate(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
         """Lay `rows` out as tensors: padded to the longest, or end to end when packed."""
 
+    def training_batch(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
+        """Lay `rows` out as training sees them: as `collate` does, or views of them."""
+
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the *sum* of the loss over the batch's units, in units of their weights."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from components.contract import IGNORED_LABEL
 from components.lib import images, losses, metrics
+from components.lib.augment import Augmentation, augmented
 from components.lib.batching import Rows, Units, single_rows
 from components.lib.dataset import Split
 from components.lib.tasks.base import Array, Batch
@@ -103,8 +105,15 @@ class TextClassification(_Classification, TextTask):
 class ImageClassification(_Classification):
     """One label an image; images are scaled to the model's size and to -1..1."""
 
-    def __init__(self, labels: Sequence[str], weights: Array | None, size: int) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        weights: Array | None,
+        size: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         self.name = "image-classification"
+        self.augmentation = augmentation
         self.labels = labels
         self.class_weights = weights
         self.size = size
@@ -121,3 +130,12 @@ class ImageClassification(_Classification):
             tokens=len(rows),
             padded_tokens=len(rows),
         )
+
+    def training_batch(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
+        batch = self.collate(split, rows, packed=packed)
+        if self.augmentation is None:
+            return batch
+        pixels, shares = augmented(
+            batch.inputs["pixel_values"], batch.targets, len(self.labels), self.augmentation
+        )
+        return dataclasses.replace(batch, inputs={"pixel_values": pixels}, targets=shares)

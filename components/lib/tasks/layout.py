@@ -88,6 +88,12 @@ class TextTask:
         self.position_offset = 0
         self.multiple = 1
 
+    def collate(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
+        raise NotImplementedError
+
+    def training_batch(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
+        return self.collate(split, rows, packed=packed)
+
     def _batch(self, split: Split, rows: Rows, packed: bool, targets: Any) -> Batch:
         columns = {"input_ids": self.pad_token_id}
         if "token_type_ids" in split.columns:
