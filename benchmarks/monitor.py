@@ -39,18 +39,21 @@ Draw = Callable[[random.Random, float], bool]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=0, help="1000 and on: for choosing")
     parser.add_argument("--model", type=Path, help="a published classifier")
     parser.add_argument("--texts", type=Path, help="CSV with columns text and label")
     parser.add_argument("--negative", default="0")
     parser.add_argument("--repeats", type=int, default=5, help="times the texts are streamed")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    document: dict[str, Any] = (
+        json.loads(options.output.read_text()) if options.output.exists() else {}
+    )
     document["date"] = datetime.now(UTC).date().isoformat()
     if options.model:
         document["real"] = real(options)
     else:
-        document["simulated"] = table(options.seeds, bernoulli)
+        document["simulated"] = table(seeds_of(options), bernoulli)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(document["real" if options.model else "simulated"], indent=1))
@@ -74,12 +77,16 @@ def layouts(generator: random.Random) -> dict[str, tuple[list[float], list[float
     }
 
 
-def table(seeds: int, draw: Draw) -> list[dict[str, Any]]:
+def seeds_of(options: argparse.Namespace) -> range:
+    return range(options.first_seed, options.first_seed + options.seeds)
+
+
+def table(seeds: range, draw: Draw) -> list[dict[str, Any]]:
     """One row a layout."""
     rows = []
     for name in layouts(random.Random(0)):
         false_alarms, found, delays = 0, 0, []
-        for seed in range(seeds):
+        for seed in seeds:
             alarms, delay = stream(name, seed, draw)
             false_alarms += alarms
             found += delay is not None
@@ -88,11 +95,11 @@ def table(seeds: int, draw: Draw) -> list[dict[str, Any]]:
         rows.append(
             {
                 "layout": name,
-                "quiet_texts": seeds * QUIET,
+                "quiet_texts": len(seeds) * QUIET,
                 "false_alarms": false_alarms,
-                "false_alarms_per_10000": false_alarms / seeds / (QUIET / 10_000),
-                "surges": seeds,
-                "found_within_100": found / seeds,
+                "false_alarms_per_10000": false_alarms / len(seeds) / (QUIET / 10_000),
+                "surges": len(seeds),
+                "found_within_100": found / len(seeds),
                 "texts_to_find_median": delays[len(delays) // 2] if delays else None,
             }
         )
@@ -159,7 +166,7 @@ def real(options: argparse.Namespace) -> dict[str, Any]:
         "true_share": len(pools[True]) / len(rows),
         "share_called_negative": sum(r.negative for r in scored) / len(scored),
         "scoring_texts_per_s": round(len(rows) / scoring_s, 1),
-        "streams": table(options.seeds, draw),
+        "streams": table(seeds_of(options), draw),
         **whole(options, [row["text"] for row in rows]),
     }
 

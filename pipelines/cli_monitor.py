@@ -18,7 +18,7 @@ from components.contract import DataError, SpecError
 
 AddCommand = Callable[..., argparse.ArgumentParser]
 DEFAULT_STATE = Path("monitor-state")
-TEXTS_PER_FALSE_ALARM = 20_000.0
+TEXTS_PER_FALSE_ALARM = 10_000.0
 Event = dict[str, Any]
 
 

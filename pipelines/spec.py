@@ -173,6 +173,18 @@ class EarlyStopping(Section):
     patience: Annotated[int, Field(gt=0)] = 2
 
 
+class Augment(Section):
+    """Other views of each training image: see components/lib/augment.py."""
+
+    rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
+    scale: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    flip: bool = False
+    brightness: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
+    mixup: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+
+
 class Training(Section):
     """How to fine-tune."""
 
@@ -188,6 +200,7 @@ class Training(Section):
     class_weights: Literal["balanced"] | None = None
     document_context: bool = False
     compile: bool = False
+    augment: Augment | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
@@ -296,6 +309,8 @@ class Spec(Section):
         for key in ("out_of_scope", "revision"):
             if document["data"][key] is None:
                 del document["data"][key]
+        if document["training"]["augment"] is None:
+            del document["training"]["augment"]
         return document
 
     def locate(self, reference: str) -> str:
@@ -366,6 +381,8 @@ def _check_together(spec: Spec, root: yaml.Node, source: str) -> None:
         fail(("training", "lora"), "given, but training.method is full", "set method: lora")
     if spec.training.method != "full" and spec.task == "image-classification":
         fail(("training", "method"), "adapters are for text models", "use method: full")
+    if spec.training.augment is not None and spec.task != "image-classification":
+        fail(("training", "augment"), "views are of images", "leave it out")
     for split in ("train", "validation", "test"):
         uri = getattr(spec.data, split).uri
         scheme, separator, _ = (uri or "").partition("://")

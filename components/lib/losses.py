@@ -31,7 +31,8 @@ def cross_entropy_sum(
 
     Args:
         logits: (..., classes).
-        targets: (...), class ids, IGNORED_LABEL where nothing is scored.
+        targets: (...), class ids, IGNORED_LABEL where nothing is scored; or (..., classes), the
+            share of each class.
         class_weights: (classes) or None.
     """
     weight = None
@@ -39,7 +40,7 @@ def cross_entropy_sum(
         weight = torch.as_tensor(class_weights, dtype=torch.float32, device=logits.device)
     return functional.cross_entropy(
         logits.float().flatten(0, -2),
-        targets.flatten(),
+        targets.flatten(0, -2) if targets.is_floating_point() else targets.flatten(),
         weight=weight,
         ignore_index=IGNORED_LABEL,
         reduction="sum",

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5
 MOST_IDENTITIES = 20_000
 # The pseudo-subject of all texts together, and its part of the false alarms allowed.
 EVERYTHING = "*"
-EVERYTHING_PART = 0.25
+EVERYTHING_PART = 0.05
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -79,8 +79,8 @@ class Watch:
             self.drift = DriftDetector()
             if known:
                 self._pending.append(self._stamped({"kind": "new model"}))
-        self.surge.threshold = self.texts_per_false_alarm / (1.0 - EVERYTHING_PART)
-        self.overall.threshold = self.texts_per_false_alarm / EVERYTHING_PART
+        self.surge.texts_per_false_alarm = self.texts_per_false_alarm / (1.0 - EVERYTHING_PART)
+        self.overall.texts_per_false_alarm = self.texts_per_false_alarm / EVERYTHING_PART
         if self.drift.drifted:
             self.tell({**self.drift.drifted, "standing": True})
 

@@ -53,6 +53,7 @@ class Job:
     clip_norm: float = 1.0
     early_stopping: int | None = None
     class_weights: str | None = None
+    augment: dict[str, Any] | None = None
     seed: int = 0
     sharding: str = "none"
     activation_checkpointing: bool = False
@@ -134,7 +135,7 @@ class Job:
         own = (
             "task", "model", "method", "lora", "epochs", "global_batch", "optimizer", "seed",
             "learning_rate", "fresh_factor", "weight_decay", "packing", "class_weights",
-            "precision",
+            "precision", "augment",
         )  # fmt: skip
         shards = [s["sha256"] for split in dataset["splits"].values() for s in split["shards"]]
         return {name: getattr(self, name) for name in own} | {"shards": shards}

@@ -80,7 +80,7 @@ def train(job: Job, world: World, data: Data) -> Run:
         for number, forward in enumerate(forwards or [None]):
             with world.phase("data_wait"):
                 rows = units.of(chosen[:1] if forward is None else share[forward])
-                batch = task.collate(split, rows, packed=data.packed).to(world.device)
+                batch = task.training_batch(split, rows, packed=data.packed).to(world.device)
             with trainee.synchronised(last=number >= len(forwards) - 1):
                 with world.phase("forward", on_device=True):
                     loss = task.loss(trainee.logits(batch), batch) * (forward is not None)

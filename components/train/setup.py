@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from components.contract import IGNORED_LABEL, DataError, SpecError
 from components.lib import modelling
+from components.lib.augment import Augmentation
 from components.lib.dataset import Split, load_split, read_manifest
 from components.lib.references import load_tokenizer, pad_token_id
 from components.lib.tasks import Task, balanced_weights, class_counts, make_task
@@ -81,7 +82,12 @@ def load_data(job: Job) -> Data:
     if job.class_weights == "balanced" and job.task in LABELLED:
         weights = balanced_weights(class_counts(train, len(labels)))
     task = make_task(
-        job.task, labels, pad_token_id=pad, class_weights=weights, listwise=job.listwise
+        job.task,
+        labels,
+        pad_token_id=pad,
+        class_weights=weights,
+        listwise=job.listwise,
+        augmentation=Augmentation(**job.augment) if job.augment is not None else None,
     )
     return Data(
         manifest=manifest,

@@ -87,6 +87,8 @@ def step_arguments(job: Job, way: Way, kind: str, variant: str | None = None) ->
 def training_arguments(job: Job, training: Training) -> dict[str, Any]:
     """Return the spec's training section with what the plan resolved."""
     section: dict[str, Any] = job.spec.training.model_dump(mode="json")
+    if section["augment"] is None:  # as specs of before it
+        del section["augment"]
     return {
         **section,
         "global_batch": job.global_batch,

@@ -308,6 +308,7 @@ _ALIASES = {
 # vit-tiny there is made for images of 64 pixels.
 SCRATCH_SHAPES = {
     "vit-tiny": _vit(192, 12, 3, 8, image=64),
+    "vit-micro": _vit(128, 6, 4, 8, image=64),
     "llama-tiny": _llama(192, 4, 3, 3, 512, 30522, tied=True),
 }
 

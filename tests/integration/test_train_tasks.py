@@ -152,6 +152,23 @@ def test_early_stopping_keeps_the_best_weights(world, tmp_path):
     assert values.index(max(values)) == len(values) - 3
 
 
+def test_views_are_seen_in_training_and_are_the_same_in_each_run(world, tmp_path):
+    dataset = make_dataset(tmp_path / "dataset", "image-classification")
+    reference = small_config(tmp_path / "config", "vit")
+
+    def losses(name, augment):
+        job = make_job(
+            tmp_path / name, dataset, "image-classification", model=reference, stop_after_steps=3,
+            augment=augment,
+        )  # fmt: skip
+        return train(job, world, load_data(job)).history.losses
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    assert losses("a", {}) == losses("b", {}) != losses("c", None)
+
+
 def test_class_weights_change_the_loss(world, tmp_path):
     dataset = make_dataset(tmp_path / "dataset", "token-classification")
     plain = make_job(tmp_path / "a", dataset, stop_after_steps=1, dropout=0.0)

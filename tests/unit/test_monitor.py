@@ -28,15 +28,15 @@ from tests.support import SHARED, needs_shared
 
 def test_false_alarms_are_rare_and_threefold_surges_are_found():
     """Ten seeds of each layout; `benchmarks/monitor.py` has a hundred."""
-    rows = table(10, bernoulli)
+    rows = table(range(10), bernoulli)
     assert sum(row["false_alarms"] for row in rows) <= sum(row["quiet_texts"] for row in rows) / 1e4
     assert np.mean([row["found_within_100"] for row in rows]) >= 0.9, rows
 
 
-def test_the_statistic_grows_by_one_a_text_at_most_on_average():
+def test_the_statistic_grows_by_the_weights_on_average_and_they_by_one_a_text_at_most():
     """The bound on false alarms rests on it. Exact: all sequences of twelve texts, each with its
     probability under the prior (a uniform share: one subject, no others)."""
-    total = 0.0
+    total = spent = 0.0
     for bits in range(1 << 12):
         detector, probability = SurgeDetector(texts_per_false_alarm=1e9), 1.0
         for place in range(12):
@@ -45,8 +45,11 @@ def test_the_statistic_grows_by_one_a_text_at_most_on_average():
             p = detector.baseline(subject) if subject else 0.5
             probability *= p if negative else 1.0 - p
             detector.add("a", negative)
-        total += probability * sum(detector.subjects["a"].evidence) / 4
-    assert total == pytest.approx(12.0, rel=1e-9)
+        total += probability * np.mean(detector.subjects["a"].evidence)
+        spent += probability * detector.spent
+        assert detector.spent <= 12.0
+    assert total == pytest.approx(spent, rel=1e-9)
+    assert spent > 9.0
 
 
 def test_a_surge_is_told_once_and_ends():
