@@ -43,8 +43,8 @@ STEP_SHARE = 2.0
 # What looking at it costs, in validations of the training loop: padded rows, stock kernels, and
 # rounding that reads and writes every operand again.
 CHECK_PASSES = 4.8
-# Share of the deadline that it may take.
-ROUNDING_DEADLINE = 0.1
+# Share of the deadline that it may take, for each of the two or three 8-bit variants.
+ROUNDING_DEADLINE = 0.05
 LEAST_BUDGET_S = 10.0
 
 
