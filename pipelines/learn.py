@@ -17,6 +17,7 @@ from pipelines.cost.calibration import (
     error_before_after,
     fit_residuals,
 )
+from pipelines.cost.coefficients import constants_hash
 from pipelines.cost.learnt import device_of, step_effects
 from pipelines.plan import Plan, plan_from_json
 
@@ -48,11 +49,19 @@ def learn(folders: Iterable[Path]) -> Lesson:
         names.append(folder.name)
     if not found:
         raise DataError(
-            "no measured step in these runs: cached steps are not evidence",
-            remedy="give folders of finished runs that did the work themselves",
+            "no measured step in these runs: cached steps are not evidence, nor are runs that "
+            "another version of the cost model planned",
+            remedy="give folders of finished runs that did the work themselves, with this version",
         )
     rows = [observation for _, observation in found]
-    calibration = fit_residuals(rows, evidence={"observations": len(rows), "runs": names})
+    calibration = fit_residuals(
+        rows,
+        evidence={
+            "observations": len(rows),
+            "runs": names,
+            "constants": constants_hash(),
+        },
+    )
     errors = {
         kind: error_before_after([o for k, o in found if k == kind], calibration)
         for kind in sorted({kind for kind, _ in found})
@@ -65,6 +74,8 @@ def observations(folder: Path, seen: set[str]) -> Iterable[tuple[str, Observatio
     """Yield (kind, observation) of every step that the run in `folder` did itself; `seen` holds
     fingerprints that count already (the same work in two receipts is one measurement)."""
     plan, reports = _run(folder)
+    if plan.calibration.get("constants") != constants_hash():
+        return  # its predictions are not those that the calibration will be applied to
     factors = plan.calibration.get("factors", {})
     for report in reports:
         predicted = _predicted(plan, report.step)
