@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from components.contract import SpecError
 from pipelines.cost.hardware import PRECISIONS, find_gpu, gpu_count
@@ -349,17 +350,22 @@ def _kind_and_task(row: Row) -> tuple[str, str]:
     return kind, task
 
 
+@cache
+def _instances() -> dict[str, tuple[str, int]]:
+    """Return GPU and count of the catalogue's instances."""
+    from pipelines.cost.catalog import load_catalog
+
+    return {i.name: (i.gpu, i.gpu_count) for i in load_catalog().instances if i.gpu}
+
+
 def _device(row: Row) -> tuple[str, int | None]:
     """Return the GPU, and how many of them its name states: a GPU's name with a count, or that of a
     catalogue's instance."""
     gpu = row.text("gpu")
     if find_gpu(gpu) is not None or gpu == HERE_CPU:
         return gpu, gpu_count(gpu)
-    from pipelines.cost.catalog import load_catalog
-
-    for instance in load_catalog().instances if "." in gpu or "-" in gpu else ():
-        if instance.name == gpu.lower() and instance.gpu:
-            return instance.gpu, instance.gpu_count
+    if found := _instances().get(gpu.lower()):
+        return found
     raise SpecError(f"unknown GPU {gpu!r}")
 
 
