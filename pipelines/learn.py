@@ -17,6 +17,7 @@ from pipelines.cost.calibration import (
     error_before_after,
     fit_residuals,
 )
+from pipelines.cost.coefficients import constants_hash
 from pipelines.cost.learnt import device_of, step_effects
 from pipelines.plan import Plan, plan_from_json
 
@@ -51,11 +52,19 @@ def learn(folders: Iterable[Path]) -> Lesson:
         names.append(folder.name)
     if not found:
         raise DataError(
-            "no measured step in these runs: cached steps are not evidence",
-            remedy="give folders of finished runs that did the work themselves",
+            "no measured step in these runs: cached steps are not evidence, nor are runs that "
+            "another version of the cost model planned",
+            remedy="give folders of finished runs that did the work themselves, with this version",
         )
     rows = [observation for _, observation in found]
-    calibration = fit_residuals(rows, evidence={"observations": len(rows), "runs": names})
+    calibration = fit_residuals(
+        rows,
+        evidence={
+            "observations": len(rows),
+            "runs": names,
+            "constants": constants_hash(),
+        },
+    )
     calibration = replace(calibration, transfers=moved.speeds())
     errors = {
         kind: error_before_after([o for k, o in found if k == kind], calibration)
@@ -100,6 +109,8 @@ def observations(folder: Path, seen: set[str], moved: Moved) -> Iterable[tuple[s
     fingerprints that count already (the same work in two receipts is one measurement). What the
     steps moved is added to `moved`."""
     plan, reports = _run(folder)
+    if plan.calibration.get("constants") != constants_hash():
+        return  # its predictions are not those that the calibration will be applied to
     factors = plan.calibration.get("factors", {})
     for report in reports:
         predicted = _predicted(plan, report.step)

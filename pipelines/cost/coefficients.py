@@ -6,6 +6,9 @@ measurement tells keeps a physically sensible value.
 
 from __future__ import annotations
 
+from functools import cache
+
+from components.contract import content_hash
 from pipelines.cost.kernels import data
 
 _TRAIN = (*("pytorch", "compiled", "tensorflow", "tensorflow1", "paddle", "megatron", "nemo"),)
@@ -109,6 +112,13 @@ def priors() -> dict[str, tuple[float, float]]:
         if stack.endswith("train"):
             p[f"update.{stack}"] = (1.0, 0.4)
     return p
+
+
+@cache
+def constants_hash() -> str:
+    """Return what names this version's constants: figures learnt against others do not fit them."""
+    names = ("coefficients.json", "residuals.json", "gemm_surface.json", "cpu_steps.json")
+    return content_hash([data(name) for name in names])[:16]
 
 
 def default_coefficients() -> dict[str, float]:

@@ -11,6 +11,7 @@ from pipelines.cost.arguments import step_arguments
 from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import STALE_AFTER_DAYS, Catalog, load_catalog
 from pipelines.cost.chain import step_cost
+from pipelines.cost.coefficients import constants_hash
 from pipelines.cost.decide_cloud import Found, decide_cloud, overheads
 from pipelines.cost.decide_here import decide_here
 from pipelines.cost.estimate import Alternative, Estimate
@@ -58,10 +59,17 @@ def decide(
     learnt = {
         "hash": content_hash(calibration.to_json()) if calibration else None,
         "observations": int(calibration.evidence.get("observations", 0)) if calibration else 0,
+        "constants": constants_hash(),
     }
     if here or job.spec.objective.hardware in (HERE, [HERE]):
-        return _here(job, prices, learnt, cache_dir, calibration)
-    return _cloud(job, catalog, prices, learnt, calibration)
+        decision = _here(job, prices, learnt, cache_dir, calibration)
+    else:
+        decision = _cloud(job, catalog, prices, learnt, calibration)
+    against = calibration.evidence.get("constants") if calibration else None
+    if against in (None, constants_hash()):
+        return decision
+    stale = "the calibration was learnt against another version's constants: learn it again"
+    return replace(decision, notes=(*decision.notes, stale))
 
 
 def _here(

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 from components.contract import SpecError
@@ -179,6 +179,7 @@ def gpu_count(name: str) -> int | None:
     return int(found[1] or found[2]) if found else None
 
 
+@lru_cache(maxsize=4096)
 def _parse(name: str) -> _Name:
     core, form, memory, watts = "", None, None, None
     name = _STATION.sub(" ", _COUNT.sub("", name))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +21,8 @@ CACHE_FOLDER = Path("~/.cache/suanli")
 CACHE_VERSION = 3
 PROBE_TIMEOUT_S = 120
 # Share of the cores that others may use while this machine is measured; beyond it the figures are
-# taken again the next times, and the best of each kept.
-MOST_OTHERS, MOST_TRIES = 0.1, 6
+# taken again some minutes later, and the best of each kept.
+MOST_OTHERS, MOST_TRIES, RETRY_AFTER_S = 0.1, 4, 180.0
 # CPU flags of units that multiply bf16 directly; elsewhere it is emulated and slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -73,7 +74,7 @@ class Here:
 def machine_here(cache_folder: Path | None = None) -> Here:
     """Return this machine, measured unless a file of the same CPU, core count and versions is in
     `cache_folder` (default ``~/.cache/suanli``). What was measured while others worked is measured
-    again the next times.
+    again later.
 
     Raises:
         StepError: the measurement failed.
@@ -83,18 +84,21 @@ def machine_here(cache_folder: Path | None = None) -> Here:
     key = _key()
     document = _read(path)
     if document is None or document.get("key") != key:
-        document = {"key": key, "measured": _measure(), "tries": 1}
+        document = {"key": key, "measured": _measure(), "tries": 1, "at": time.time()}
         _write(path, document)
     elif _disturbed(document):
         both = best_of(document["measured"], _measure())
-        document = {"key": key, "measured": both, "tries": document["tries"] + 1}
+        tries = document["tries"] + 1
+        document = {"key": key, "measured": both, "tries": tries, "at": time.time()}
         _write(path, document)
     return _here(document["measured"])
 
 
 def _disturbed(document: dict[str, Any]) -> bool:
     others = float(document["measured"].get("others", 0.0))
-    return others > MOST_OTHERS and int(document.get("tries", MOST_TRIES)) < MOST_TRIES
+    if others <= MOST_OTHERS or int(document.get("tries", MOST_TRIES)) >= MOST_TRIES:
+        return False
+    return time.time() - float(document.get("at", 0.0)) >= RETRY_AFTER_S
 
 
 def best_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from components.contract import SpecError
 from pipelines.cost.hardware import PRECISIONS, find_gpu, gpu_count
 from pipelines.cost.model_names import by_name
+from pipelines.cost.row_words import (
+    CHECKPOINTING,
+    KIND_ALIASES,
+    NOTHING,
+    PRECISION_ALIASES,
+    RUNTIME_ALIASES,
+    SHARDINGS,
+    TASK_ALIASES,
+    WEIGHT_ONLY,
+)
 from pipelines.cost.shapes import ModelShape
 from pipelines.cost.workload import HERE_CPU, KINDS, TASKS, Workload
 
@@ -37,77 +48,6 @@ _LIMITS = {
 }
 # Tokens of a sample where the row does not say how many.
 UNSIZED = 512.0
-_BINARY = {"tied_embeddings", "gated_mlp", "causal", "activation_checkpointing", "packing"}
-# Tools by the runtime whose kernels they run.
-_RUNTIMES = {
-    "pytorch": (
-        *("", "torch", "torchscript", "transformers", "huggingface", "hf", "accelerate", "peft"),
-        *("lightning", "litgpt", "composer", "llm-foundry", "torchtune", "torchtitan", "axolotl"),
-        *("unsloth", "llama-factory", "fairseq", "fsdp", "ddp", "fairscale"),
-    ),
-    "onnxruntime": ("ort", "onnx", "onnxruntime-cuda", "onnxruntime-gpu", "optimum"),
-    "onnxruntime-tensorrt": ("ort-tensorrt", "ort-trt", "onnxruntime-trt"),
-    "tensorrt": (
-        *("trt", "tensorrt-llm", "trt-llm", "trtllm", "torch-tensorrt", "fastertransformer"),
-        *("deepspeed-inference", "lightseq", "vllm", "sglang", "tgi"),
-    ),
-    "tensorflow": ("tf", "tf1", "tf2", "keras", "mxnet"),
-    "megatron": ("megatron-lm", "megatron-deepspeed", "megatron-core", "colossalai"),
-    "nemo": ("megatron-bridge", "nemo-framework"),
-    "deepspeed": ("zero", "zero-offload"),
-    "paddle": ("paddlepaddle",),
-}
-_RUNTIME_ALIASES = {alias: name for name, aliases in _RUNTIMES.items() for alias in aliases}
-_PRECISION_ALIASES = {
-    "amp": "fp16",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "float": "fp32",
-    "mixed": "fp16",
-    "half": "fp16",
-    "w8a8": "int8",
-    "i8": "int8",
-    "8bit": "int8",
-    "16": "fp16",
-    "32": "fp32",
-    "single": "fp32",
-    "full": "fp32",
-    "float8": "fp8",
-    "mxfp8": "fp8",
-    "nvfp4": "fp4",
-    "mxfp4": "fp4",
-    "o1": "fp16",
-    "o2": "fp16",
-}
-# Weights in 4 or 8 bits under products in half precision: (products, weights).
-_WEIGHT_ONLY = {
-    **dict.fromkeys(("int4", "4bit", "nf4", "awq", "gptq", "w4a16", "q4"), ("fp16", "nf4")),
-    "w8a16": ("fp16", "int8-weights"),
-}
-_KINDS = {
-    "inference": "infer", "serving": "infer", "prefill": "infer", "training": "train",
-    "fine-tuning": "train", "finetuning": "train", "finetune": "train", "pretraining": "train",
-}  # fmt: skip
-_TASKS = {
-    **dict.fromkeys(("inference", "serving", "prefill"), "infer"),
-    **dict.fromkeys(("pretraining", "pre-training", "pre-train"), "pretrain"),
-    **dict.fromkeys(
-        ("sft", "full", "full-finetune", "full-finetuning", "full-fine-tuning", "fine-tuning",
-         "fine-tune", "finetuning", "instruction-tuning", "training", "train"), "finetune"
-    ),
-    **dict.fromkeys(("dora", "peft", "adapter", "ia3", "prefix-tuning", "lora-finetune"), "lora"),
-    **dict.fromkeys(("qdora", "qlora-finetune"), "qlora"),
-}  # fmt: skip
-_SHARDINGS = {
-    "zero-1": "zero1", "zero-2": "zero2", "zero-3": "zero3", "stage1": "zero1", "stage2": "zero2",
-    "stage3": "zero3", "zero-stage-1": "zero1", "zero-stage-2": "zero2", "zero-stage-3": "zero3",
-    "fsdp1": "fsdp", "fsdp2": "fsdp", "hsdp": "fsdp", "full-shard": "fsdp", "dp": "ddp",
-    "deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3",
-}  # fmt: skip
-_CHECKPOINTING = {"full": "full", "block": "full", "selective": "selective", "sel": "selective"}
-# How tables write a cell that says nothing.
-_NOTHING = ("none", "nan", "n/a", "na", "null", "-", "unknown", "not stated")
 
 
 class Row:
@@ -146,7 +86,7 @@ class Row:
 
     def flag(self, column: str) -> bool | None:
         text = self.text(column).lower()
-        if text in {"", *_NOTHING}:
+        if text in {"", *NOTHING}:
             return None
         if text in {"1", "1.0", "true", "yes"}:
             return True
@@ -249,9 +189,9 @@ def workload_from_row(cells: Mapping[str, str | None]) -> Workload:
     micro_batch, accum = _batch(row, kind, replicas, generation)
     precision, precision_raw = _precision(row)
     quantization = row.text("quantization").lower()
-    quantization = "" if quantization in _NOTHING else quantization
-    if precision in _WEIGHT_ONLY:
-        precision, weights = _WEIGHT_ONLY[precision]
+    quantization = "" if quantization in NOTHING else quantization
+    if precision in WEIGHT_ONLY:
+        precision, weights = WEIGHT_ONLY[precision]
         quantization = quantization or weights
     if (
         kind == "infer"
@@ -339,7 +279,7 @@ def _assumed_tensor_parallel(
 def _kind_and_task(row: Row) -> tuple[str, str]:
     kind = row.text("kind").lower()
     task = re.sub(r"[\s_]+", "-", row.text("task").lower())
-    kind, task = _KINDS.get(kind, kind), _TASKS.get(task, task)
+    kind, task = KIND_ALIASES.get(kind, kind), TASK_ALIASES.get(task, task)
     kind = kind or ("infer" if task == "infer" else "train" if task else "")
     if kind not in KINDS:
         raise SpecError(f"kind is {kind!r}: must be train or infer")
@@ -349,23 +289,28 @@ def _kind_and_task(row: Row) -> tuple[str, str]:
     return kind, task
 
 
+@cache
+def _instances() -> dict[str, tuple[str, int]]:
+    """Return GPU and count of the catalogue's instances."""
+    from pipelines.cost.catalog import load_catalog
+
+    return {i.name: (i.gpu, i.gpu_count) for i in load_catalog().instances if i.gpu}
+
+
 def _device(row: Row) -> tuple[str, int | None]:
     """Return the GPU, and how many of them its name states: a GPU's name with a count, or that of a
     catalogue's instance."""
     gpu = row.text("gpu")
     if find_gpu(gpu) is not None or gpu == HERE_CPU:
         return gpu, gpu_count(gpu)
-    from pipelines.cost.catalog import load_catalog
-
-    for instance in load_catalog().instances if "." in gpu or "-" in gpu else ():
-        if instance.name == gpu.lower() and instance.gpu:
-            return instance.gpu, instance.gpu_count
+    if found := _instances().get(gpu.lower()):
+        return found
     raise SpecError(f"unknown GPU {gpu!r}")
 
 
 def _sharding(row: Row) -> str:
     stated = re.sub(r"[\s_]+", "-", row.text("sharding").lower())
-    return _SHARDINGS.get(stated, stated)
+    return SHARDINGS.get(stated, stated)
 
 
 def _cluster(row: Row, stated: int | None) -> tuple[int, int]:
@@ -403,14 +348,14 @@ def _precision(row: Row) -> tuple[str, str]:
     raw = row.text("precision_raw").lower()
     precision = row.text("precision").lower() or raw
     precision = precision.removeprefix("torch.")
-    precision = _PRECISION_ALIASES.get(precision, precision)
-    if precision in _WEIGHT_ONLY:
+    precision = PRECISION_ALIASES.get(precision, precision)
+    if precision in WEIGHT_ONLY:
         return precision, raw
     if precision not in PRECISIONS:
         # "bf16-mixed", "fp8_e4m3", "amp fp16": the one format that is named.
         # Formats first; "mixed" and "half" say something only where no format is named.
         for pattern in (r"[a-z]+\d+|(?<![a-z\d])\d+", r"[a-z]+"):
-            words = [_PRECISION_ALIASES.get(w, w) for w in re.findall(pattern, precision)]
+            words = [PRECISION_ALIASES.get(w, w) for w in re.findall(pattern, precision)]
             named = {word for word in words if word in PRECISIONS}
             if named:
                 break
@@ -424,7 +369,7 @@ def _precision(row: Row) -> tuple[str, str]:
 
 def _runtime(row: Row) -> str:
     runtime = row.text("runtime").lower().replace("_", "-").replace(" ", "-")
-    return _RUNTIME_ALIASES.get(runtime, runtime)
+    return RUNTIME_ALIASES.get(runtime, runtime)
 
 
 def _framework(row: Row) -> str:
@@ -438,8 +383,8 @@ def _checkpointing(row: Row) -> str:
     if row.extra.get("ac", "").startswith("selective"):
         return "selective"
     stated = row.text("activation_checkpointing").lower()
-    if stated in _CHECKPOINTING:
-        return _CHECKPOINTING[stated]
+    if stated in CHECKPOINTING:
+        return CHECKPOINTING[stated]
     flag = row.flag("activation_checkpointing")
     return "" if flag is None else "full" if flag else "none"
 

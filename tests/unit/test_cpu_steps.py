@@ -79,6 +79,8 @@ def test_a_disturbed_machine_is_measured_again_and_its_best_kept(
     runs = [slow, MEASURED | {"others": 0.05}]
     monkeypatch.setattr(here, "_measure", lambda: runs.pop(0))
     assert here.machine_here(tmp_path).int8_flops == 100e9
+    assert here.machine_here(tmp_path).int8_flops == 100e9  # not at once
+    monkeypatch.setattr(here, "RETRY_AFTER_S", 0.0)
     again = here.machine_here(tmp_path)
     assert again.int8_flops == MEASURED["int8"]
     assert again.disk_bytes_per_second == 5e9
@@ -96,6 +98,7 @@ def test_a_machine_that_is_never_quiet_is_not_measured_forever(
         return MEASURED | {"others": 0.9}
 
     monkeypatch.setattr(here, "_measure", measure)
+    monkeypatch.setattr(here, "RETRY_AFTER_S", 0.0)
     for _ in range(2 * here.MOST_TRIES):
         here.machine_here(tmp_path)
     assert len(calls) == here.MOST_TRIES

@@ -15,6 +15,7 @@ from components.storage import Store, Tiers
 from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import load_catalog
 from pipelines.cost.chain import StepCost
+from pipelines.cost.coefficients import constants_hash
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.learnt import adjusted, device_of, step_effects
 from pipelines.cost.machine import machine_of
@@ -39,11 +40,12 @@ def report(step: str, seconds: float, *, cached: bool = False, fingerprint: str 
     )  # fmt: skip
 
 
-def finished_run(folder: Path, times: float, **factors: Any) -> Path:
+def finished_run(folder: Path, times: float, constants: str = "", **factors: Any) -> Path:
     """A run of the sample plan on this machine whose steps took `times` as long as predicted."""
     plan = sample_plan()
     here = tuple(replace(step, node="here") for step in plan.steps)
-    plan = replace(plan, steps=here, calibration={"factors": factors})
+    known = {"factors": factors, "constants": constants or constants_hash()}
+    plan = replace(plan, steps=here, calibration=known)
     run = folder / "run-1"
     run.mkdir(parents=True)
     tiers = Tiers.under(folder / "store")
@@ -70,6 +72,11 @@ def test_twice_as_slow_is_learnt(tmp_path: Path) -> None:
     assert factor == pytest.approx(2.0, rel=0.05)
     assert better.seconds.value == pytest.approx(200.0, rel=0.05)
     assert better.seconds.high / better.seconds.low < 4.0  # narrower than before
+
+
+def test_a_run_that_other_constants_planned_is_no_evidence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="another version"):
+        learn([finished_run(tmp_path, 2.0, constants="older")])
 
 
 def test_another_machine_learns_nothing(tmp_path: Path) -> None:

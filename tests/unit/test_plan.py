@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from components.contract import InfeasiblePlanError, SpecError
+from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import load_catalog
 from pipelines.cost.choose import choose
+from pipelines.cost.coefficients import constants_hash
 from pipelines.cost.job import make_job
 from pipelines.cost.profile import profile_of
 from pipelines.cost.search import build_space
@@ -268,6 +270,19 @@ def test_first_order_is_in_seconds(remote: Plan) -> None:
     seconds += terms["parameter_bytes"] / (terms["bytes_per_second"] * terms["workers"])
     assert remote.first_order["seconds"] == pytest.approx(seconds)
     assert "T_total = D / (B n) * T_batch + P / (S n)" in remote.first_order["text"]
+
+
+def test_a_calibration_against_other_constants_is_pointed_out(tmp_path: Path) -> None:
+    spec, cache = spec_of(NEWSROOM.read_text()), measured_here(tmp_path)
+    plans = {}
+    for against in ("older", constants_hash()):
+        evidence = {"constants": against}
+        learnt = Calibration(effects={}, spreads={}, noise=0.05, evidence=evidence)
+        plans[against] = make_plan(spec, here=True, cache_dir=cache, calibration=learnt)
+    old, new = plans["older"], plans[constants_hash()]
+    assert any("another version" in note for note in old.notes)
+    assert not any("another version" in note for note in new.notes)
+    assert new.calibration["constants"] == constants_hash()
 
 
 def test_an_impossible_deadline_here_names_what_would_do(tmp_path: Path) -> None:
