@@ -7,7 +7,7 @@ variant that the plan for this machine names, with the plan's own arguments and 
 select, which scores the chosen one on test. Each step's seconds are set beside the plan's; the
 start of a step's process is left out of what is measured and of what was predicted it is a few
 seconds. Results go to benchmarks/results/compress-<date>.json under `auto`; cut models are kept in
---models for benchmarks.compress.
+--models for benchmarks.compress. Finished steps are kept in --work: a broken-off run goes on there.
 """
 
 from __future__ import annotations
@@ -37,12 +37,16 @@ RUN = {"compress": compress.run, "export": export.run, "evaluate": evaluate.run,
 def measure(spec_path: Path, args: argparse.Namespace, store: Store) -> dict[str, Any]:
     """Run the steps after the tuning, one after the other."""
     subject = infer.tuned(spec_path, args.cache)
-    plan = make_plan(load_spec(spec_path), here=True, cache_dir=args.cache)
+    plan = make_plan(load_spec(spec_path), here=True, cache_dir=args.work)
     model = store.put_folder(subject.model, kind="model")
     dataset = store.put_folder(subject.dataset, kind="dataset")
-    rows: list[dict[str, Any]] = []
+    kept = args.work / "steps.json"
+    rows: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
 
     def run(kind: str, name: str, inputs: dict[str, Any]) -> str:
+        done = next((row for row in rows if row["step"] == name), None)
+        if done:
+            return str(done["uri"])
         planned = plan.step(name)
         context = infer.context(store, kind, planned.arguments, inputs)
         start = time.perf_counter()
@@ -53,28 +57,34 @@ def measure(spec_path: Path, args: argparse.Namespace, store: Store) -> dict[str
             "step": name, "seconds": seconds, "predicted_s": planned.seconds.value,
             "predicted_high_s": planned.seconds.high,
             "budget_s": planned.arguments.get("budget_s"), "notes": context.notes,
-            "metrics": context.metrics,
+            "metrics": context.metrics, "uri": uri,
         })  # fmt: skip
+        kept.write_text(json.dumps(rows))
         print(f"{name:<34}{seconds:>7.1f} s, planned {planned.seconds.value:>6.1f}", flush=True)
         for note in context.notes:
             print(f"    {note}", flush=True)
         return uri
 
-    graphs, evaluations = [], []
-    for variant in plan.variants:
+    graphs, evaluations = {}, {}
+    for variant in reversed(plan.variants):  # the longest first
         name = variant.replace("+", "-")
         made = run("compress", f"compress-{name}", {"model": model, "dataset": dataset})
-        if args.models and variant.startswith(("prune", "distill")):
+        if args.models and variant.startswith("prune"):
             target = args.models / f"{subject.name}-{variant}-0"
             shutil.rmtree(target, ignore_errors=True)
             store.fetch(made, target)
-            facts = {"step_s": rows[-1]["seconds"], **rows[-1]}
+            done = next(row for row in rows if row["step"] == f"compress-{name}")
+            facts = {"step_s": done["seconds"], **done}
             (target / "made.json").write_text(json.dumps(facts, indent=1))
-        graphs.append(run("export", f"export-{name}", {"model": made, "dataset": dataset}))
-        inputs = {"onnx": graphs[-1], "dataset": dataset}
-        evaluations.append(run("evaluate", f"evaluate-{name}", inputs))
-    inputs = {"evaluations": evaluations, "onnx": graphs, "dataset": dataset}
-    chosen = store.fetch(run("select", "select", inputs), args.cache / "selection")
+        graphs[variant] = run("export", f"export-{name}", {"model": made, "dataset": dataset})
+        inputs = {"onnx": graphs[variant], "dataset": dataset}
+        evaluations[variant] = run("evaluate", f"evaluate-{name}", inputs)
+    inputs = {
+        "evaluations": [evaluations[v] for v in plan.variants],
+        "onnx": [graphs[v] for v in plan.variants],
+        "dataset": dataset,
+    }
+    chosen = store.fetch(run("select", "select", inputs), args.work / "selection")
     selection = json.loads((chosen / "selection.json").read_text())
     shutil.rmtree(chosen)
     return {
@@ -91,10 +101,12 @@ def main() -> None:
     parser.add_argument("specs", nargs="+", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "suanli-bench")
     parser.add_argument("--models", type=Path, help="where cut models are kept")
+    parser.add_argument("--work", type=Path, help="what is done (below --cache)")
     args = parser.parse_args()
     for spec_path in args.specs:
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure(spec_path, args, Store(Tiers.under(Path(folder))))
+        args.work = args.work or args.cache / f"auto-{spec_path.stem}"
+        args.work.mkdir(parents=True, exist_ok=True)
+        found = measure(spec_path, args, Store(Tiers.under(args.work / "store")))
         print(f"{found['seconds']:.0f} s after the tuning, planned {found['predicted_s']:.0f}; "
               f"chosen {found['selected']}: {found['quality']}")  # fmt: skip
         keep("auto", load_spec(spec_path).name, found)
