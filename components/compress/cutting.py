@@ -42,8 +42,9 @@ def cut(asked: Asked) -> dict[str, Any]:
             length=typical_length(material.train),
             first_only=task in FIRST_TOKEN_TASKS,
         )
-    # The same validation again at the end, and once more with rounding.
-    reserve_s = WRITE_S + scoring_s * (2.5 if eight_bits else 1.0)
+    # At the end the same validation before and after the training, and once more for the record;
+    # each takes longer with rounding.
+    reserve_s = WRITE_S + scoring_s * (5.5 if eight_bits else 3.0)
     end = None if asked.budget_s is None else asked.start + asked.budget_s - reserve_s
     predicted = [search.Predicted.from_json(one) for one in arguments.get("search") or []]
     whole, candidates = pruned.encoder_parameters(model), []
@@ -109,7 +110,8 @@ def notes_of(candidates: list[dict[str, Any]], table: Any, budget: float | None)
     notes = [] if table.measured else [f"structures chosen by {table.setting}"]
     for one in candidates:
         planned = "" if one["predicted_s"] is None else f", predicted {one['predicted_s']:.0f} s"
-        rank = "chosen" if one["won"] else f"left after {len(one['rounds'])} rounds"
+        won = "chosen" if one["trained"] else "chosen as it was mended: training lost more"
+        rank = won if one["won"] else f"left after {len(one['rounds'])} rounds"
         ranked = ", ".join(f"{number['divergence']:.3g}" for number in one["rounds"])
         from_tuned = f", divergence from the tuned model {ranked}" if ranked else ""
         notes.append(

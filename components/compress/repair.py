@@ -227,6 +227,19 @@ class Student:
             items += len(own.logits)
         return total / max(items, 1)
 
+    def weights(self) -> list[torch.Tensor]:
+        """A copy of everything that training changes."""
+        return [p.detach().clone() for p in self.model.parameters() if p.requires_grad]
+
+    def restore(self, weights: list[torch.Tensor]) -> None:
+        """Go back to what `weights` returned."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        with torch.no_grad():
+            for own, kept in zip(trained, weights, strict=True):
+                own.copy_(kept)
+        if self.copy is not None:
+            self.copy.refresh()
+
     def history(self) -> list[dict[str, Any]]:
         """What suanli.json says of the training."""
         loss = self.losses[-1] if self.losses else None

@@ -99,8 +99,9 @@ def budget_seconds(job: Job, machine: Machine, variant: str) -> float:
 
 
 def _besides(job: Job, machine: Machine) -> float:
-    """Seconds of a search that train nothing: the validation before and after."""
-    return 2.5 * validation_seconds(job, machine, precision_of(job, machine))
+    """Seconds of a search that train nothing: validation of the tuned model, and of the winner
+    before and after its training."""
+    return 4.5 * validation_seconds(job, machine, precision_of(job, machine))
 
 
 def _scale(job: Job, machine: Machine, variant: str) -> float:
