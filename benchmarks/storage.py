@@ -230,10 +230,10 @@ def swift_bucket(folder: Path) -> Iterator[tuple[str, Any]]:
         yield endpoint, boto
 
 
-def objects(repeats: int, s3fs_python: str | None) -> None:
+def objects(repeats: int, s3fs_python: str | None, only: int | None) -> None:
     with tempfile.TemporaryDirectory() as name, swift_bucket(Path(name)) as (endpoint, boto):
         s3fs = S3fs(s3fs_python, endpoint, KEY_ID, SECRET) if s3fs_python else None
-        for count, megabytes in MIXES:
+        for count, megabytes in (mix for mix in MIXES if only in (None, mix[0])):
             folder = Path(name) / f"{count}x{megabytes}"
             folder.mkdir()
             for number in range(count):
@@ -396,6 +396,7 @@ def main() -> None:
     parser.add_argument("what", choices=["ingest", "memory", "objects", "stage", "year"])
     parser.add_argument("--megabytes", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--files", type=int, help="only the mix of so many files (objects)")
     parser.add_argument("--s3fs", metavar="PYTHON", help="an interpreter that has s3fs")
     arguments = parser.parse_args()
     if arguments.what == "ingest":
@@ -403,7 +404,7 @@ def main() -> None:
     elif arguments.what == "memory":
         memory(arguments.megabytes)
     elif arguments.what == "objects":
-        objects(arguments.repeats, arguments.s3fs)
+        objects(arguments.repeats, arguments.s3fs, arguments.files)
     elif arguments.what == "stage":
         stage(arguments.megabytes, arguments.repeats)
     else:

@@ -16,8 +16,6 @@ import hashlib
 import hmac
 import shutil
 import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -25,7 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.swift_server import HOME, free_port
+from tests.servers import answers, free_port
+from tests.swift_server import HOME
 
 VERSION = "3.37.0"
 FOLDER = HOME / f"azurite-{VERSION}"
@@ -60,7 +59,8 @@ def azurite(folder: Path) -> Iterator[str]:
     )  # fmt: skip
     endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
     try:
-        _wait(endpoint, process)
+        if not answers(endpoint, [process], seconds=60):
+            raise RuntimeError("Azurite does not answer")
         yield endpoint
     finally:
         process.terminate()
@@ -83,19 +83,6 @@ def create_container(endpoint: str, name: str) -> None:
     }
     url = f"{endpoint}/{name}?restype=container"
     urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=headers), timeout=20)
-
-
-def _wait(endpoint: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(endpoint, timeout=2)
-            return
-        except urllib.error.HTTPError:
-            return  # it answers
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError("Azurite does not answer")
 
 
 if __name__ == "__main__":

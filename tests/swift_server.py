@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.servers import answers, free_port
+
 VERSION = "2.38.0"
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "suanli-tests"
 KEY_ID, SECRET = "test:tester", "testing"
 REGION = "us-east-1"
+# A busy machine takes its time, and so do its tools.
+START_SECONDS = TOOL_SECONDS = 120
 
 PROXY = """
 [DEFAULT]
@@ -102,13 +102,6 @@ def environment() -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def swift(folder: Path) -> Iterator[str]:
     """Run Swift with its data below `folder`; yield the S3 endpoint."""
@@ -130,7 +123,9 @@ def swift(folder: Path) -> Iterator[str]:
         text = PROXY.format(port=port, user=user, folder=folder)
         processes.append(_start(binaries, folder, "proxy", text))
         endpoint = f"http://127.0.0.1:{port}"
-        _wait(endpoint, processes, folder)
+        if not answers(endpoint, processes, seconds=START_SECONDS):
+            logs = "\n".join(f"{p.name}: {p.read_text()[-800:]}" for p in folder.glob("*.log"))
+            raise RuntimeError(f"Swift does not answer\n{logs}")
         yield endpoint
     finally:
         for process in processes:
@@ -141,31 +136,17 @@ def swift(folder: Path) -> Iterator[str]:
 
 def _ring(binaries: Path, folder: Path, kind: str, port: int) -> None:
     builder = str(folder / f"{kind}.builder")
+    device = ["--region", "1", "--zone", "1", "--ip", "127.0.0.1", "--port", str(port)]
     for arguments in (
         [builder, "create", "4", "1", "0"],
-        [
-            builder,
-            "add",
-            "--region",
-            "1",
-            "--zone",
-            "1",
-            "--ip",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--device",
-            "sda1",
-            "--weight",
-            "1",
-        ],
+        [builder, "add", *device, "--device", "sda1", "--weight", "1"],
         [builder, "rebalance"],
     ):
         done = subprocess.run(
             [str(binaries / "python"), str(binaries / "swift-ring-builder"), *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=TOOL_SECONDS,
         )
         assert done.returncode in (0, 1), done.stdout + done.stderr  # 1 is a warning
 
@@ -180,22 +161,6 @@ def _start(binaries: Path, folder: Path, kind: str, text: str) -> subprocess.Pop
             stderr=log,
             env={"PATH": os.environ["PATH"], "HOME": str(folder)},
         )
-
-
-def _wait(endpoint: str, processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        if any(process.poll() is not None for process in processes):
-            break
-        try:
-            urllib.request.urlopen(endpoint, timeout=2)
-            return
-        except urllib.error.HTTPError:
-            return  # it answers
-        except OSError:
-            time.sleep(0.1)
-    logs = "\n".join(f"{p.name}: {p.read_text()[-800:]}" for p in folder.glob("*.log"))
-    raise RuntimeError(f"Swift does not answer\n{logs}")
 
 
 def client(endpoint: str):

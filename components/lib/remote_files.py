@@ -19,7 +19,7 @@ def head(uri: str) -> list[Any]:
     bucket, name = _parent(uri)
     same = bucket.identity(name)
     if same is not None:
-        return same
+        return list(same)
     found = [[e.key, e.bytes, e.modified] for e in ObjectBucket(uri).list("")]
     if not found:
         raise DataError(f"{uri}: no such object", remedy="check data.*.uri in the spec")

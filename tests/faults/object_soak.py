@@ -101,10 +101,7 @@ def run(folder: Path, *, kills: int, seed: int, direct: str, faulty: str) -> soa
         works.append(functools.partial(soak._collect_for_ever, tiers))
         workers = [soak._fork(with_store(lambda _, work=work: work())) for work in works]
         soak._let_work(folder / "operations.log", generator.uniform(*ROUND_SECONDS))
-        for worker in workers:
-            os.kill(worker, signal.SIGKILL)
-            os.waitpid(worker, 0)
-            outcome.kills += 1
+        soak.kill(workers, outcome)
         if generator.random() < 0.2:
             damaged = set(in_child(with_store(damage), folder))
         if generator.random() < 0.5:
@@ -115,10 +112,7 @@ def run(folder: Path, *, kills: int, seed: int, direct: str, faulty: str) -> soa
             outcome.problems += in_child(with_store(check), folder)
         in_child(with_store(tidy), folder)
     outcome.problems += in_child(with_store(check), folder)
-    outcome.damaged = len(damaged)
-    outcome.operations.update((folder / "operations.log").read_text().split())
-    outcome.acknowledged = outcome.operations["put"]
-    return outcome
+    return soak.count(outcome, folder, damaged)
 
 
 def serve(folder: Path) -> int:
@@ -160,13 +154,7 @@ def main() -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server, signal.SIGTERM)
                 os.waitpid(server, 0)
-    print(
-        f"{outcome.kills} kills, {outcome.acknowledged} acknowledged puts, "
-        f"{outcome.damaged} blobs damaged on purpose, {time.monotonic() - start:.0f} s"
-    )
-    print("operations:", dict(outcome.operations))
-    print("\n".join(outcome.problems) or "no artifact lost or corrupted, no orphan manifest")
-    return 1 if outcome.problems else 0
+    return soak.report(outcome, start)
 
 
 if __name__ == "__main__":

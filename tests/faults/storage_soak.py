@@ -65,10 +65,7 @@ def soak(folder: Path, *, kills: int, seed: int) -> Outcome:
         workers = [_fork(functools.partial(_work, tiers, folder, seed)) for seed in seeds]
         workers.append(_fork(functools.partial(_collect_for_ever, tiers)))
         _let_work(folder / "operations.log", generator.uniform(0.005, 0.3))
-        for worker in workers:
-            os.kill(worker, signal.SIGKILL)
-            os.waitpid(worker, 0)
-            outcome.kills += 1
+        kill(workers, outcome)
         if generator.random() < 0.2:
             _damage(Store(tiers), generator, damaged)
         if generator.random() < 0.6:
@@ -77,11 +74,23 @@ def soak(folder: Path, *, kills: int, seed: int) -> Outcome:
             _check(Store(tiers), damaged, outcome)
         _forget_old_runs(Store(tiers))
     _check(Store(tiers), damaged, outcome)
+    return count(outcome, folder, damaged)
+
+
+def count(outcome: Outcome, folder: Path, damaged: set[str]) -> Outcome:
+    """Fill in what the workers noted below `folder`."""
     outcome.damaged = len(damaged)
     log = folder / "operations.log"
     outcome.operations = Counter(log.read_text().split()) if log.exists() else Counter()
     outcome.acknowledged = outcome.operations["put"]
     return outcome
+
+
+def kill(workers: list[int], outcome: Outcome) -> None:
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+        outcome.kills += 1
 
 
 def _let_work(log: Path, seconds: float) -> None:
@@ -245,6 +254,11 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="suanli-soak-") as folder:
         outcome = soak(Path(folder), kills=arguments.kills, seed=arguments.seed)
+    return report(outcome, start)
+
+
+def report(outcome: Outcome, start: float) -> int:
+    """Print what happened since the monotonic time `start`; return the exit code."""
     print(
         f"{outcome.kills} kills, {outcome.acknowledged} acknowledged puts, "
         f"{outcome.damaged} blobs damaged on purpose, {time.monotonic() - start:.0f} s"

@@ -139,10 +139,11 @@ def test_naughty_strings_as_csv(naughty, tmp_path):
     assert manifest["splits"]["train"]["rows"] == len(texts)
 
 
-def test_naughty_strings_as_column_and_file_names(naughty, tmp_path):
+@pytest.mark.parametrize("first", range(23) if FULL else [0])
+def test_naughty_strings_as_column_and_file_names(naughty, tmp_path, first):
     inside = tmp_path / "inside"
     before = set(tmp_path.iterdir()) | {inside}
-    for number, name in enumerate(naughty[:: 1 if FULL else 23]):
+    for number, name in enumerate(naughty[first::23]):
         file = name.replace("/", "_").replace("\0", "_")[:60] or "x"
         if len(file.encode()) > 200 or file in (".", ".."):
             continue

@@ -61,6 +61,7 @@ def folder_of(tmp_path, name="in", **files):
 def test_put_fetch_move_and_collect(tmp_path, endpoint, monkeypatch):
     monkeypatch.setattr(objects, "STREAM_BYTES", 20 << 20)
     monkeypatch.setattr(objects, "SINGLE_BYTES", 20 << 20)
+    monkeypatch.setattr(objects, "RANGE_BYTES", 7 << 20)
     store = store_at(tmp_path, endpoint, "basic")
     big = os.urandom(24 << 20)  # multipart up, parallel ranges down
     folder = folder_of(tmp_path, big=big, small=b"s", empty=b"")
@@ -160,7 +161,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_passing_fault_is_survived(tmp_path, endpoint, fault):
+def test_each_passing_fault_is_survived(tmp_path, endpoint, fault, monkeypatch):
+    monkeypatch.setattr(objects, "STREAM_BYTES", 50_000)  # large files come in ranges
+    monkeypatch.setattr(objects, "RANGE_BYTES", 40_000)
     with fault_proxy(endpoint, seed=7) as (address, proxy):
         store = store_at(tmp_path, address, f"fault-{fault}")
         proxy.faults, proxy.share = [fault], 0.25
