@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +18,12 @@ from tests.cluster.conftest import Cluster
 from tests.kfp_server import KfpServerForTests
 from tests.kubernetes_schemas import kustomize
 from tests.plans import sample_plan
-from tests.support import REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 PLAN = sample_plan()
 WAIT_S = 180.0
 SENTENCES = 100_000  # enough tokenising that a pod can be deleted in the middle of it
-
-
-@pytest.fixture(scope="module")
-def prepared(cluster: Cluster, environment: dict[str, str]) -> Iterator[Cluster]:
-    """Accounts, roles and a claim on a folder of the node."""
-    items = cluster.here(kustomize(REPOSITORY / "manifests/overlays/laptop"))
-    cluster.apply([item for item in items if item["kind"] != "PersistentVolumeClaim"])
-    name = cluster.namespace
-    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            **spec,
-            "capacity": {"storage": "1Gi"},
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": environment["SUANLI_STORE_FOLDER"]},
-            "claimRef": {"namespace": name, "name": CLAIM},
-        },
-    }
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": CLAIM, "namespace": name},
-        "spec": {**spec, "resources": {"requests": {"storage": "1Gi"}}},
-    }
-    cluster.apply([volume, claim])
-    yield cluster
-    cluster.kubectl("delete", "pods,jobs,pvc", "--all", "--wait=false", check=False)
-    cluster.kubectl("delete", "pv", name, "--wait=false", check=False)
 
 
 def wait_for(cluster: Cluster, kind: str, name: str, path: str, wanted: str) -> None:
