@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from kubernetes import client, config
 
 from components.storage import Store, Tiers
 from pipelines.jobs import CLAIM
+from pipelines.submit import RUNNER_ACCOUNT
 from pipelines.trainjob import CHECKPOINTS, TrainJobRequest, TrainJobs, train_job
 from tests.cluster.conftest import Cluster
+from tests.kubernetes_schemas import kustomize
 from tests.support import REPOSITORY
 from tests.train_support import TINY, make_dataset
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-RUNTIME = REPOSITORY / "manifests/components/trainer/clustertrainingruntime.yaml"
 Json = dict[str, Any]
 
 
@@ -59,10 +60,19 @@ class Trainer:
             timeout_s=600,
             runtime=self.cluster.namespace,
         )
-        jobs = TrainJobs.here()
+        jobs = as_runner(self.cluster.namespace)
         jobs.create(train_job(request))
         # Created twice, as by a step that was started again: the first one is followed.
         return jobs.run(train_job(request), on_event)
+
+
+def as_runner(namespace: str) -> TrainJobs:
+    """The train step's client with the rights of its pod's account, and no others."""
+    config.load_kube_config()
+    api = client.ApiClient()
+    account = f"system:serviceaccount:{namespace}:{RUNNER_ACCOUNT}"
+    api.set_default_header("Impersonate-User", account)
+    return TrainJobs(client.CustomObjectsApi(api), client.CoreV1Api(api))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +82,12 @@ def trainer(
     image = os.environ.get("SUANLI_TRAIN_IMAGE")
     if not image or not os.environ.get("SUANLI_TRAINER"):
         pytest.skip("needs Trainer's controller: set SUANLI_TRAINER and SUANLI_TRAIN_IMAGE")
-    runtime = yaml.safe_load(RUNTIME.read_text())
+    items = kustomize(REPOSITORY / "manifests/overlays/prod")
+    (runtime,) = [item for item in items if item["kind"] == "ClusterTrainingRuntime"]
     runtime["metadata"]["name"] = prepared.namespace
-    prepared.apply([runtime])
+    rights = [item for item in items if item["kind"] in ("Role", "RoleBinding")]
+    # The fixture's overlay has no Trainer: its role is taken over, not added to.
+    prepared.apply([runtime, *prepared.here(rights)], "--force-conflicts")
     folder = Path(environment["SUANLI_STORE_FOLDER"]) / f"{prepared.namespace}-train"
     store = Store(Tiers.under(folder))
     rows = make_dataset(tmp_path_factory.mktemp("data") / "set", "token-classification", rows=64)
@@ -96,13 +109,12 @@ def test_two_nodes_train_one_model(trainer: Trainer, tmp_path: Path) -> None:
     assert finished["workload"]["steps"] == 8
     fetched = Store(Tiers.under(trainer.folder)).fetch(finished["uri"], tmp_path / "model")
     assert (fetched / "model.safetensors").is_file()
-    left = trainer.cluster.kubectl("get", "trainjobs", "-o", "name").stdout
-    assert left == "", "the job is deleted when it is done"
+    trainer.cluster.kubectl("wait", "trainjob", "--all", "--for=delete", "--timeout=60s")
 
 
 def test_training_goes_on_after_a_lost_pod(trainer: Trainer) -> None:
     training = {
-        "epochs": 250, "global_batch": 16, "precision": "fp32", "learning_rate": 5e-4,
+        "epochs": 100, "global_batch": 16, "precision": "fp32", "learning_rate": 5e-4,
         "checkpoint_interval_s": 2.0,
     }  # fmt: skip
     events: list[Json] = []
@@ -123,4 +135,4 @@ def test_training_goes_on_after_a_lost_pod(trainer: Trainer) -> None:
     assert len(lost) == 1, "no pod was lost"
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
     assert resumed, "training began again from nothing"
-    assert finished["workload"]["steps"] == 1000 - resumed[-1]
+    assert finished["workload"]["steps"] == 400 - resumed[-1]
