@@ -1,7 +1,8 @@
 """A namespace of our own on the cluster that KUBECONFIG points at.
 
 Nothing outside that namespace is changed: overlays and examples are applied with their namespace
-replaced, cluster-scoped objects with a server-side dry run only. The tests that start pods also
+replaced, cluster-scoped objects with a server-side dry run only, except a training runtime of the
+namespace's name. The tests that start pods also
 need images on the node and a way back to this machine:
 
     SUANLI_DATA_IMAGE     the data image, as a pod names it
@@ -118,3 +119,16 @@ def prepared(cluster: Cluster, environment: dict[str, str]) -> Iterator[Cluster]
     yield cluster
     cluster.kubectl("delete", "pods,jobs,pvc", "--all", "--wait=false", check=False)
     cluster.kubectl("delete", "pv", name, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="session")
+def runtime(cluster: Cluster) -> Iterator[str]:
+    """Name of a ClusterTrainingRuntime like ours (Trainer refuses TrainJobs of unknown ones)."""
+    items = kustomize(REPOSITORY / "manifests/overlays/prod")
+    (ours,) = [item for item in items if item["kind"] == "ClusterTrainingRuntime"]
+    ours["metadata"]["name"] = cluster.namespace
+    cluster.apply([ours])
+    yield cluster.namespace
+    cluster.kubectl(
+        "delete", "clustertrainingruntime", cluster.namespace, "--wait=false", check=False
+    )

@@ -106,8 +106,9 @@ def test_inference_service(cluster: Cluster, gpu: bool) -> None:
     assert_silent(cluster.apply([item], "--dry-run=server"))
 
 
-def test_train_job(cluster: Cluster) -> None:
-    item = train_job(dataclasses.replace(TRAIN_REQUEST, namespace=cluster.namespace))
+def test_train_job(cluster: Cluster, runtime: str) -> None:
+    request = dataclasses.replace(TRAIN_REQUEST, namespace=cluster.namespace, runtime=runtime)
+    item = train_job(request)
     assert_silent(cluster.apply([item], "--dry-run=server"))
 
 

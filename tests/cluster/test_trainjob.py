@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Trainer:
 
     cluster: Cluster
     image: str
+    runtime: str
     folder: Path
     dataset: str
 
@@ -58,7 +59,7 @@ class Trainer:
             run_id="run-1",
             checkpoint_claim=CLAIM,
             timeout_s=600,
-            runtime=self.cluster.namespace,
+            runtime=self.runtime,
         )
         jobs = as_runner(self.cluster.namespace)
         jobs.create(train_job(request))
@@ -77,25 +78,25 @@ def as_runner(namespace: str) -> TrainJobs:
 
 @pytest.fixture(scope="module")
 def trainer(
-    prepared: Cluster, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Trainer]:
+    prepared: Cluster,
+    runtime: str,
+    environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trainer:
     image = os.environ.get("SUANLI_TRAIN_IMAGE")
     if not image or not os.environ.get("SUANLI_TRAINER"):
         pytest.skip("needs Trainer's controller: set SUANLI_TRAINER and SUANLI_TRAIN_IMAGE")
     items = kustomize(REPOSITORY / "manifests/overlays/prod")
-    (runtime,) = [item for item in items if item["kind"] == "ClusterTrainingRuntime"]
-    runtime["metadata"]["name"] = prepared.namespace
     rights = [item for item in items if item["kind"] in ("Role", "RoleBinding")]
     # The fixture's overlay has no Trainer: its role is taken over, not added to.
-    prepared.apply([runtime, *prepared.here(rights)], "--force-conflicts")
+    prepared.apply(prepared.here(rights), "--force-conflicts")
     folder = Path(environment["SUANLI_STORE_FOLDER"]) / f"{prepared.namespace}-train"
     store = Store(Tiers.under(folder))
     rows = make_dataset(tmp_path_factory.mktemp("data") / "set", "token-classification", rows=64)
     uri = store.put_folder(rows, kind="dataset")
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)  # the pods' user writes beside it
-    yield Trainer(cluster=prepared, image=image, folder=folder, dataset=uri)
-    prepared.kubectl("delete", "clustertrainingruntime", prepared.namespace, check=False)
+    return Trainer(cluster=prepared, image=image, runtime=runtime, folder=folder, dataset=uri)
 
 
 def ignore(event: Json) -> None:
