@@ -60,6 +60,8 @@ class Trainer:
             checkpoint_claim=CLAIM,
             timeout_s=600,
             runtime=self.runtime,
+            service_account=RUNNER_ACCOUNT,
+            secret="object-store",  # none there: its keys are optional
         )
         jobs = as_runner(self.cluster.namespace)
         jobs.create(train_job(request))
