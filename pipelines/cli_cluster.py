@@ -110,7 +110,11 @@ def _render(arguments: argparse.Namespace, tools: Tools) -> int:
     files = render(plan, ir_yaml, arguments.output, options=options)
     for source in local_sources(plan):
         print(f"suanli: {source}", file=sys.stderr)
-    print(f"{arguments.output}: {len(files)} files; kubectl apply -k {arguments.output}")
+    # Client-side apply copies each object into an annotation of at most 256 KiB, which a pipeline
+    # of many variants passes.
+    print(
+        f"{arguments.output}: {len(files)} files; kubectl apply --server-side -k {arguments.output}"
+    )
     return 0
 
 

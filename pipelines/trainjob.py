@@ -95,27 +95,33 @@ def train_job(request: TrainJobRequest) -> Json:
                 "numNodes": request.nodes,
                 "numProcPerNode": request.processes_per_node,
                 "resourcesPerNode": request.resources,
-                "env": [{"name": "PYTHONSAFEPATH", "value": "1"}],
+                "env": _environment(request),
             },
             "runtimePatches": [_patch(request)],
         },
     }
 
 
-def _patch(request: TrainJobRequest) -> Json:
-    """What this run changes in the runtime's pods."""
-    container: Json = {
-        "name": CONTAINER,
-        "volumeMounts": [{"name": "checkpoints", "mountPath": CHECKPOINTS}],
-    }
+def _environment(request: TrainJobRequest) -> list[Json]:
+    """Here, not in the patch: Trainer's webhook refuses patches of the node container's env."""
+    environment: list[Json] = [{"name": "PYTHONSAFEPATH", "value": "1"}]
     if request.secret:
         # Credentials by name only; obstore and fsspec read these variables.
-        container["env"] = [
+        environment += [
             {"name": name, "valueFrom": {"secretKeyRef": {"name": request.secret, "key": name,
                                                           "optional": True}}}
             for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
                          "AWS_ENDPOINT_URL", "AWS_REGION")
         ]  # fmt: skip
+    return environment
+
+
+def _patch(request: TrainJobRequest) -> Json:
+    """What this run changes in the runtime's pods."""
+    container = {
+        "name": CONTAINER,
+        "volumeMounts": [{"name": "checkpoints", "mountPath": CHECKPOINTS}],
+    }
     pod: Json = {
         "containers": [container],
         "volumes": [

@@ -106,8 +106,15 @@ def test_inference_service(cluster: Cluster, gpu: bool) -> None:
     assert_silent(cluster.apply([item], "--dry-run=server"))
 
 
-def test_train_job(cluster: Cluster) -> None:
-    item = train_job(dataclasses.replace(TRAIN_REQUEST, namespace=cluster.namespace))
+def test_train_job(cluster: Cluster, runtime: str) -> None:
+    request = dataclasses.replace(
+        TRAIN_REQUEST,
+        namespace=cluster.namespace,
+        runtime=runtime,
+        node_selector={"node.kubernetes.io/instance-type": "p5.48xlarge"},
+        tolerations=({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
+    )
+    item = train_job(request)
     assert_silent(cluster.apply([item], "--dry-run=server"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,19 @@ import yaml
 
 from pipelines.dag import MOUNT, USER_ID, compile_pipeline
 from pipelines.jobs import CLAIM, RenderOptions
+from pipelines.plan import plan_from_json
 from pipelines.render import render
 from tests.cluster.conftest import Cluster
 from tests.kfp_server import KfpServerForTests
 from tests.kubernetes_schemas import kustomize
 from tests.plans import sample_plan
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, suanli
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 PLAN = sample_plan()
 WAIT_S = 180.0
 SENTENCES = 100_000  # enough tokenising that a pod can be deleted in the middle of it
-
-
-@pytest.fixture(scope="module")
-def prepared(cluster: Cluster, environment: dict[str, str]) -> Iterator[Cluster]:
-    """Accounts, roles and a claim on a folder of the node."""
-    items = cluster.here(kustomize(REPOSITORY / "manifests/overlays/laptop"))
-    cluster.apply([item for item in items if item["kind"] != "PersistentVolumeClaim"])
-    name = cluster.namespace
-    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            **spec,
-            "capacity": {"storage": "1Gi"},
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": environment["SUANLI_STORE_FOLDER"]},
-            "claimRef": {"namespace": name, "name": CLAIM},
-        },
-    }
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": CLAIM, "namespace": name},
-        "spec": {**spec, "resources": {"requests": {"storage": "1Gi"}}},
-    }
-    cluster.apply([volume, claim])
-    yield cluster
-    cluster.kubectl("delete", "pods,jobs,pvc", "--all", "--wait=false", check=False)
-    cluster.kubectl("delete", "pv", name, "--wait=false", check=False)
 
 
 def wait_for(cluster: Cluster, kind: str, name: str, path: str, wanted: str) -> None:
@@ -116,6 +85,28 @@ def test_submit_job_fails_at_once_on_a_refusal(
         wait_for(prepared, "job", name, path, "PodFailurePolicy")
         logs = prepared.kubectl("logs", f"job/{name}").stdout
         assert "refuses create on runs" in logs
+
+
+def test_the_schedule_plans_in_its_pod(
+    prepared: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    own, out = tmp_path / "own.yaml", tmp_path / "out"
+    own.write_text("keep: [m6i.2xlarge]\n")
+    with KfpServerForTests("0.0.0.0") as server:
+        done = suanli(
+            "render", REPOSITORY / "pipelines/examples/newsroom-ner.yaml", "-o", out,
+            "--schedule", "0 0 31 2 *", "--catalog", own, "--namespace", prepared.namespace,
+            "--image", f"data={environment['SUANLI_DATA_IMAGE']}",
+            "--host", f"http://{environment['SUANLI_HOST_ADDRESS']}:{server.url.rpartition(':')[2]}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        items = [item for item in kustomize(out) if item["kind"] != "Job"]
+        prepared.apply(items)
+        prepared.kubectl("create", "job", "tonight", "--from=cronjob/newsroom-ner")
+        wait_for(prepared, "job", "tonight", "{.status.succeeded}", "1")
+        (run,) = server.state.runs.values()
+    plan = plan_from_json(json.loads((out / "plan.json").read_text()))
+    assert plan.hash[:12] in run["description"]
 
 
 def step_pod(name: str, plan: Any, image: str, arguments: dict[str, Any]) -> dict[str, Any]:

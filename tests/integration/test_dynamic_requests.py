@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 import yaml
 from kfp import components, local
 
+from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
+from components.storage import Store, Tiers
 from pipelines.dag import compile_pipeline
 from pipelines.plan import make_plan
 from pipelines.spec import parse_spec
@@ -170,3 +173,62 @@ def test_a_budget_that_nothing_keeps_stops_at_decide(
     told = "".join(capfd.readouterr())
     assert "InfeasiblePlanError" in told
     assert "objective.budget_usd" in told
+
+
+WHOLE = """\
+name: tiny-ner
+task: token-classification
+model: {config: model}
+data:
+  train: {uri: "TRAIN"}
+  format: conll
+training: {epochs: 40, max_length: 32}
+compression: {variants: [int8], max_quality_drop: 0.5}
+objective: {deadline: 2h, budget_usd: 5}
+"""
+
+
+def tiny_model(folder: Path) -> None:
+    """A configuration to train from scratch, with the tokenizer that comes with the package."""
+    folder.mkdir()
+    config = {
+        "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 64, "vocab_size": 30522, "max_position_embeddings": 64,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    source = resolve_tokenizer_folder({"id": "minilm-l6"})
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+@pytest.mark.slow
+def test_a_whole_run_publishes_what_its_parameters_asked_for(tmp_path: Path) -> None:
+    """Every task of the pipeline, with other parameters than it was compiled with."""
+    data = conll(tmp_path / "train.conll", 160, 8)
+    tiny_model(tmp_path / "model")
+    text = WHOLE.replace("TRAIN", str(data))
+    plan = make_plan(parse_spec(text, source="spec", folder=tmp_path), catalog=MARKET.catalog)
+    ir_yaml = compile_pipeline(plan, requests="dynamic", market=MARKET)
+    pipeline = components.load_component_from_text(ir_yaml)
+    tiers = {tier: str(tmp_path / "store" / tier) for tier in ("hot", "warm", "cold")}
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "kfp"))
+    pipeline(store=json.dumps(tiers), epochs=1, seed=7, budget_usd=2.0, max_quality_drop=0.9)
+
+    (folder,) = (tmp_path / "store/hot/runs").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["status"] == "succeeded", report["error"]
+    assert report["spec"]["training"]["epochs"] == 1
+    assert report["spec"]["training"]["seed"] == 7
+    assert report["spec"]["objective"]["budget_usd"] == 2.0
+    assert report["spec"]["compression"]["max_quality_drop"] == 0.9
+    assert report["selected"] in {variant["name"] for variant in report["variants"]}
+    decided = {path.stem: json.loads(path.read_text()) for path in (folder / "decided").iterdir()}
+    reports = {path.stem: json.loads(path.read_text()) for path in folder.glob("steps/*.json")}
+    assert set(reports) >= {"train", "evaluate-int8", "select", "publish"}
+    assert reports["train"]["workload"]["epochs"] == 1
+    for step in ("train", "evaluate-int8", "publish"):
+        assert reports[step]["requested"] == decided[step]["requested"], step
+    store = Store(Tiers.under(tmp_path / "store"))
+    published = store.fetch(reports["publish"]["output"], tmp_path / "published")
+    assert list(published.rglob("model.onnx"))

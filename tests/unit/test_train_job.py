@@ -56,6 +56,16 @@ def test_every_field_is_in_the_cluster_schema():
     assert undeclared(job["spec"], schema["spec"]) == [".podSpecOverrides"]
 
 
+def test_credentials_are_named_where_trainer_takes_them():
+    """Its webhook: a patch "must not have envs for the … node containers"."""
+    spec = train_job(REQUEST)["spec"]
+    environment = {entry.pop("name"): entry for entry in spec["trainer"]["env"]}
+    key = environment["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
+    assert key == {"name": "suanli-store", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
+    (patch,) = spec["runtimePatches"]
+    assert '"env"' not in json.dumps(patch)
+
+
 def test_job_says_what_the_request_says():
     job = train_job(REQUEST)
     assert job == train_job(REQUEST)
