@@ -80,7 +80,7 @@ def test_kill_nine_loses_nothing(model: Path, tmp_path: Path):
     (inbox / "a.jsonl").write_text("\n".join([*rows(15_000, 0.1, 1), "?", *rows(90, 0.9, 2)]))
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1"}
     options = {"model": str(model), "folder": str(inbox), "state": str(tmp_path / "rough"),
-               "texts_per_false_alarm": 20_000}  # fmt: skip
+               "texts_per_false_alarm": 10_000}  # fmt: skip
     command = [sys.executable, "-c", (
         "import sys, components.monitor.watch as w; w.COMMIT_SECONDS = 0.05;"
         "from components.monitor.__main__ import main; sys.exit(main())"
