@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -177,17 +178,26 @@ def test_a_finished_job_is_answered_from_markers(
     default_run: tuple[Path, dict[str, Any]],
 ) -> None:
     workdir, report = default_run
-    start = time.monotonic()
-    done = suanli("run", DEFAULT_SPEC, "--workdir", workdir, "--json")
-    seconds = time.monotonic() - start
-    assert done.returncode == 0, done.stderr
-    again = json.loads(done.stdout)
-    assert again["quality"] == report["quality"]
-    work = [step for step in again["steps"] if step["name"] not in ("report",)]
-    assert all(step["cached"] for step in work)
-    each = seconds / len(work)
-    print(f"{len(work)} steps answered from markers in {seconds:.1f} s: {each:.2f} s each")
-    assert seconds / len(work) < 1.0 + 3.0 / len(work)  # below a second a step, after start-up
+    spent = []
+    for _ in range(2):  # the first may find that it is time to measure this machine again
+        start, cpu = time.monotonic(), cpu_of_children()
+        done = suanli("run", DEFAULT_SPEC, "--workdir", workdir, "--json")
+        spent.append((cpu_of_children() - cpu, time.monotonic() - start))
+        assert done.returncode == 0, done.stderr
+        again = json.loads(done.stdout)
+        assert again["quality"] == report["quality"]
+        work = [step for step in again["steps"] if step["name"] not in ("report",)]
+        assert all(step["cached"] for step in work)
+    cpu, wall = min(spent)
+    print(f"{len(work)} steps answered from markers in {wall:.1f} s, {cpu:.1f} s of CPU")
+    # Below a second a step, after start-up; in CPU time, since other tests share the cores.
+    assert cpu / len(work) < 1.0 + 3.0 / len(work)
+    assert wall / len(work) < 3.0 * (1.0 + 3.0 / len(work))
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_the_report_can_be_rebuilt(default_run: tuple[Path, dict[str, Any]]) -> None:
