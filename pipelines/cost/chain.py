@@ -181,7 +181,8 @@ def _export(job: Job, machine: Machine, variant: str) -> StepCost:
         elements = tokens * job.shape.hidden_size * job.shape.num_layers
         work += passes * OBSERVE_S * elements + 2.5e-9 * size
     seconds = start_seconds(machine, "export") + _single(machine, work) + parity
-    memory = TORCH_BYTES + 0.3 * GIB + 2.3 * size
+    # The graph in fp32 twice; with what quantising makes of it, five times.
+    memory = TORCH_BYTES + 0.3 * GIB + (5.3 if passes else 2.3) * size
     return cost(job, machine, seconds, memory, moved=2 * size + 2 * out, disk=4 * size + out,
                 bytes_in=size, bytes_out=out)  # fmt: skip
 
