@@ -103,7 +103,6 @@ APPLICATIONS = {
         name="sign-digits",
         files={"train": "sign-language-digits", "validation": 0.1, "test": 0.2},
         data={"format": "imagefolder"},
-        training={"epochs": 80},
         bars={"accuracy": 0.85},
     ),
     "shop-ranking": Application(example="shop-ranking"),

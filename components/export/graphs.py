@@ -54,11 +54,17 @@ def fused_graph(job: Job) -> Path:
             plain,
             path,
             model_type=config.model_type,
-            heads=int(getattr(config, "num_attention_heads", 0)),
-            hidden=int(getattr(config, "hidden_size", 0)),
+            heads=_one(config, "num_attention_heads"),
+            hidden=_one(config, "hidden_size"),
             gpu=job.target == "gpu",
         )
     return path
+
+
+def _one(config: Any, name: str) -> int:
+    """Return a size that all layers share; 0 where stages differ (LeViT) or there is none."""
+    value = getattr(config, name, 0)
+    return value if isinstance(value, int) else 0
 
 
 def reduce_precision(job: Job, graph: Path, level: str) -> Path:

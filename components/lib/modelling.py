@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -51,6 +52,17 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 8,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
+    },
+    # LeViT (Graham et al. 2021) at half the width of its smallest, two blocks a stage: its first
+    # layers are convolutions, so that a thousand images are enough to learn from
+    "levit-micro": {
+        "model_type": "levit",
+        "architectures": ["LevitForImageClassification"],  # transformers has two for it
+        "image_size": 64,
+        "hidden_sizes": [64, 96, 128],
+        "num_attention_heads": [2, 3, 4],
+        "depths": [2, 2, 2],
+        "key_dim": [16, 16, 16],
     },
     # google/bert_uncased_L-2_H-128_A-2 (Turc et al. 2019), with MiniLM's uncased vocabulary
     "bert-tiny": {
@@ -295,8 +307,9 @@ def _auto_class(task: str) -> Any:
 
 
 def _supported(auto: Any, config: Any, attention: str) -> str:
-    """Return `attention`, or ``eager`` where it is ``sdpa`` and the model has none (DeBERTa)."""
+    """Return `attention`; ``eager`` for ``sdpa`` where the model has none (DeBERTa, LeViT)."""
     known = auto._model_mapping.get(type(config), None)
+    known = known[0] if isinstance(known, (tuple, list)) else known
     without = known is not None and not getattr(known, "_supports_sdpa", True)
     return "eager" if attention == "sdpa" and without else attention
 
@@ -314,7 +327,7 @@ def _scratch_config(name: str) -> Any:
     from transformers import AutoConfig
 
     if name in KNOWN_CONFIGS:
-        entries = dict(KNOWN_CONFIGS[name])
+        entries = copy.deepcopy(KNOWN_CONFIGS[name])  # LeViT's adds to the lists it is given
         return AutoConfig.for_model(entries.pop("model_type"), **entries)
     if Path(name).is_dir():
         return _config(Path(name))

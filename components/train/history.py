@@ -122,6 +122,8 @@ def load_best(trainee: Trainee, folder: Path, step: int) -> None:
     """Put the weights after `step` into the model."""
     from safetensors.torch import load_file
 
+    # Drops what modules made of other weights in evaluation and kept (LeViT's position biases).
+    trainee.train()
     named = trained(trainee)
     with torch.no_grad():
         for name, value in load_file(best_path(folder, step)).items():

@@ -98,7 +98,9 @@ def join(threads: int | None = None) -> World:
     if not cuda:
         cores = len(os.sched_getaffinity(0))
         # Ranks on one machine that each take all cores fight for them.
-        torch.set_num_threads(threads or max(1, cores // local_size))
+        stated = os.environ.get("OMP_NUM_THREADS") or str(cores)  # less where others work
+        wanted = int(stated.split(",")[0])
+        torch.set_num_threads(threads or max(1, min(wanted, cores // local_size)))
     else:
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"

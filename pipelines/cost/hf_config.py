@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from components.contract import SpecError
+from pipelines.cost.levit import levit_shape
 from pipelines.cost.shapes import ModelShape
 
 Config = Mapping[str, Any]
@@ -253,6 +254,16 @@ def _vit(config: Config) -> ModelShape:
     )
 
 
+def _levit(config: Config) -> ModelShape:
+    try:
+        return levit_shape(config)
+    except (LookupError, TypeError, ZeroDivisionError) as error:
+        raise SpecError(
+            f"config.json: sizes of the stages do not fit together ({error})",
+            remedy="use the config.json saved with the model",
+        ) from error
+
+
 _READERS: dict[str, Callable[[Config], ModelShape]] = {
     "bert": _bert,
     "roberta": _bert,
@@ -270,4 +281,5 @@ _READERS: dict[str, Callable[[Config], ModelShape]] = {
     "gemma": _llama,
     "gemma2": _llama,
     "vit": _vit,
+    "levit": _levit,
 }

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from pipelines.cost.hf_config import from_hf_config
+from pipelines.cost.levit import levit_shape
 from pipelines.cost.model_table import table
 from pipelines.cost.shapes import ModelShape
 
@@ -309,6 +310,14 @@ _ALIASES = {
 SCRATCH_SHAPES = {
     "vit-tiny": _vit(192, 12, 3, 8, image=64),
     "vit-micro": _vit(128, 6, 4, 8, image=64),
+    "levit-micro": levit_shape(
+        {
+            "image_size": 64,
+            "hidden_sizes": (64, 96, 128),
+            "num_attention_heads": (2, 3, 4),
+            "depths": (2, 2, 2),
+        }
+    ),
     "llama-tiny": _llama(192, 4, 3, 3, 512, 30522, tied=True),
 }
 

@@ -95,6 +95,20 @@ def test_only_training_sees_views():
     assert torch.equal(same.targets, before.targets)
 
 
+@pytest.mark.parametrize("augmentation", [None, Augmentation(**NOTHING)])
+def test_a_lone_image_passes_batch_normalisation_and_counts_once(augmentation):
+    from components.lib.modelling import new_model
+
+    task = make_task("image-classification", ["a", "b"], augmentation=augmentation)
+    batch = task.training_batch(_split(), np.arange(1), packed=False)
+    torch.manual_seed(8)
+    model = new_model({"config": "levit-micro"}, "image-classification", ["a", "b"])
+    assert torch.isfinite(model.train()(**batch.inputs).logits).all()
+    logits = torch.tensor([[0.3, -1.0]])
+    once = cross_entropy_sum(logits, torch.tensor([0]), None)
+    assert float(task.loss(logits.repeat(2, 1), batch)) == pytest.approx(float(once), rel=1e-6)
+
+
 def test_the_spec_says_how_far_and_for_images_only():
     spec = parse_spec(
         SPEC.format(task="image-classification", augment="{shift: 0.2}"), source="s", folder=Path()

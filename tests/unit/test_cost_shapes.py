@@ -7,7 +7,7 @@ import pytest
 
 from components.contract import SpecError
 from pipelines.cost.hf_config import from_hf_config
-from pipelines.cost.model_names import by_name, known_names
+from pipelines.cost.model_names import SCRATCH_SHAPES, by_name, known_names
 from pipelines.cost.model_table import table
 
 SMALL = {"num_hidden_layers": 3}
@@ -28,6 +28,7 @@ FAMILIES = {
     "gemma": SMALL,
     "gemma2": SMALL,
     "vit": {},
+    "levit": {"image_size": 96, "depths": [2, 3, 4], "key_dim": [16, 16, 16]},
 }
 
 
@@ -45,6 +46,21 @@ def test_parameter_counts_equal_transformers(family):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         assert shape.parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SCRATCH_SHAPES)
+def test_models_from_scratch_count_as_the_step_makes_them(name):
+    import torch
+
+    from components.lib.modelling import new_model
+
+    shape = SCRATCH_SHAPES[name]
+    task = "causal-lm" if shape.causal else "image-classification"
+    with torch.device("meta"):
+        model = new_model({"config": name}, task, ["a", "b"])
+    head = sum(p.numel() for n, p in model.named_parameters() if n.startswith("classifier"))
+    pooler = shape.pooler * shape.hidden_size * (shape.hidden_size + 1)  # not for images here
+    assert shape.parameters - pooler == sum(p.numel() for p in model.parameters()) - head
 
 
 SIZES = {

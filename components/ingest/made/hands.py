@@ -27,7 +27,9 @@ def write(split: str, seed: int, folder: Path) -> Path:
 def _draw(generator: random.Random, fingers: int):  # noqa: ANN202 (PIL is imported late)
     from PIL import Image, ImageDraw, ImageFilter
 
-    background = tuple(generator.randrange(90, 256) for _ in range(3))
+    # A light wall, as on photographs of signs: of any colour, a thousand images teach no shapes.
+    light = generator.randrange(190, 245)
+    background = tuple(light + generator.randrange(-10, 11) for _ in range(3))
     skin = tuple(int(c * generator.uniform(0.75, 1.0)) for c in (224, 172, 130))
     big = SIDE * 2
     image = Image.new("RGB", (big, big), background)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from components.contract import IGNORED_LABEL
 from components.lib import images, losses, metrics
@@ -133,9 +134,14 @@ class ImageClassification(_Classification):
 
     def training_batch(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
         batch = self.collate(split, rows, packed=packed)
-        if self.augmentation is None:
-            return batch
-        pixels, shares = augmented(
-            batch.inputs["pixel_values"], batch.targets, len(self.labels), self.augmentation
-        )
-        return dataclasses.replace(batch, inputs={"pixel_values": pixels}, targets=shares)
+        pixels, targets = batch.inputs["pixel_values"], batch.targets
+        lone = len(rows) == 1
+        if lone:  # batch normalisation needs two: the image counts half each time
+            pixels, targets = pixels.repeat(2, 1, 1, 1), targets.repeat(2)
+        if self.augmentation is not None:
+            pixels, targets = augmented(pixels, targets, len(self.labels), self.augmentation)
+        elif lone:
+            targets = functional.one_hot(targets, len(self.labels)).float()
+        if lone:
+            targets = targets / 2.0
+        return dataclasses.replace(batch, inputs={"pixel_values": pixels}, targets=targets)
