@@ -152,7 +152,7 @@ def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:
     budget = budget_seconds(job, machine, variant)
     if budget:
         seconds = start_seconds(machine, "compress") + budget
-        # Several students, each with its states (WNUT-17: 4.5 GB measured where training takes 1.6).
+        # Several students, each with its states (WNUT-17: 4.5 GB where training takes 1.6).
         memory = TORCH_BYTES + cpu_train_memory(job) * 2.1
         return cost(job, machine, seconds, memory, spread=BUDGET_SPREAD, **moved)
     if not rounding_is_checked(job, variant):
