@@ -97,9 +97,10 @@ def join(threads: int | None = None) -> World:
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not cuda:
         cores = len(os.sched_getaffinity(0))
-        # Ranks on one machine that each take all cores fight for them.
-        stated = os.environ.get("OMP_NUM_THREADS") or str(cores)  # less where others work
-        wanted = int(stated.split(",")[0])
+        # Ranks on one machine that each take all cores fight for them. A stated number counts for a
+        # process alone: for several, torchrun states 1 where nobody has stated any.
+        stated = os.environ.get("OMP_NUM_THREADS") if local_size == 1 else None
+        wanted = int((stated or str(cores)).split(",")[0])
         torch.set_num_threads(threads or max(1, min(wanted, cores // local_size)))
     else:
         torch.cuda.set_device(local)
