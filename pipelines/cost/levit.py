@@ -3,8 +3,8 @@
 Four convolutions make the first tokens; attention that drops three of four tokens leads from each
 stage to the next. The cost model knows stacks of equal layers, so a LeViT stands for as many layers
 as it has attention blocks, of the first stage's width and at its tokens: later stages are wider
-by about as much as they have fewer tokens. Parameters are exact (`extra_parameters`), products of
-`levit-micro` are 1.2 times the real ones.
+by about as much as they have fewer tokens. Parameters are exact (`extra_parameters`), products an
+approximation.
 """
 
 from __future__ import annotations
