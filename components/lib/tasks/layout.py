@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def lay_out(
     return tensors, {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-class TextTask:
+class TextTask(abc.ABC):
     """Layout shared by the text tasks."""
 
     def __init__(self, name: str, labels: Sequence[str], pad_token_id: int) -> None:
@@ -88,8 +89,9 @@ class TextTask:
         self.position_offset = 0
         self.multiple = 1
 
+    @abc.abstractmethod
     def collate(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
-        raise NotImplementedError
+        """Lay `rows` out as tensors, with the task's targets."""
 
     def training_batch(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
         return self.collate(split, rows, packed=packed)
