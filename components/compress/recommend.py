@@ -37,6 +37,9 @@ PRUNABLE = (
     "mistral", "qwen2", "qwen3",
 )  # fmt: skip
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+# Training with 8-bit rounding keeps the model, a teacher, gradients and moments in fp32, 27 bytes a
+# parameter: 27 GB here, and larger models get nowhere within a search's time.
+MOST_ROUNDED_PARAMETERS = 1e9
 # Two to three minutes on two cores with bf16 units.
 MOST_EPOCH_FLOPS = 4e13
 
@@ -99,6 +102,11 @@ def recommended(
             "half of the layers' parameters, learnt back from the tuned model"
         )
     return reasons
+
+
+def trains_rounding(family: str, parameters: float) -> bool:
+    """Whether the loss of 8-bit rounding is looked at, and trained away where it is too much."""
+    return family in PRUNABLE and parameters <= MOST_ROUNDED_PARAMETERS
 
 
 def check(variants: Sequence[str], *, target: str, family: str, layers: int) -> None:

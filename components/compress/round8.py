@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.compress.recommend import PRUNABLE
+from components.compress.recommend import trains_rounding
 from components.compress.variant import Recipe
 from components.contract import MAIN_METRIC
 from components.runtime import StepContext
@@ -20,10 +20,11 @@ MOST_EPOCHS = 2.0
 RATE_FACTOR = 1.0
 
 
-def wanted(context: StepContext, recipe: Recipe, family: str) -> bool:
-    """Whether the loss from rounding is to be looked at: 8 bits, a stated budget, and a family
-    whose layers are known."""
-    known = family in PRUNABLE and context.arguments.get("max_quality_drop") is not None
+def wanted(context: StepContext, recipe: Recipe, family: str, parameters: int) -> bool:
+    """Whether the loss from rounding is to be looked at: 8 bits, a stated budget, and a model whose
+    layers are known and whose training fits beside its copies (`recommend.trains_rounding`)."""
+    known = context.arguments.get("max_quality_drop") is not None
+    known = known and trains_rounding(family, parameters)
     return known and recipe.precision.startswith("int8") and not recipe.cuts
 
 

@@ -35,7 +35,7 @@ def run(context: StepContext) -> str:
     info = None
     if recipe.cuts:
         info = cut(asked)
-    elif recipe.embed4 or round8.wanted(context, recipe, family_of(source)):
+    elif recipe.embed4 or round8.wanted(context, recipe, *family_of(source)):
         info = rounded(asked)
     if info is None:
         with context.phase("compress"):
@@ -45,12 +45,14 @@ def run(context: StepContext) -> str:
     return context.put(folder, kind="model")
 
 
-def family_of(source: Path) -> str:
-    """transformers' name of the architecture in the folder."""
+def family_of(source: Path) -> tuple[str, int]:
+    """transformers' name of the architecture in the folder, and its parameters."""
     try:
-        return str(json.loads((source / "config.json").read_bytes()).get("model_type", ""))
+        config = json.loads((source / "config.json").read_bytes())
+        info = json.loads((source / "suanli.json").read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{source}: no model: {error}") from error
+    return str(config.get("model_type", "")), int(info.get("parameters") or 0)
 
 
 def copy_model(source: Path, folder: Path, named: dict[str, str]) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def rounded(asked: Asked) -> dict[str, Any] | None:
         before = loaded.material.score(loaded.model)[MAIN_METRIC[loaded.material.task.name]]
         loaded.info["table_bits"] = round_embeddings(loaded.model)
     written = None
-    if round8.wanted(context, recipe, family_of(asked.source)):
+    if round8.wanted(context, recipe, *family_of(asked.source)):
         end = round8.time_left(asked.start, asked.budget_s, WRITE_S)
         written = round8.settle(context, asked.folder, loaded, asked.named, end, tuned=before)
     if written is None and recipe.embed4:

@@ -54,15 +54,14 @@ def codes_of(values: np.ndarray) -> tuple[np.ndarray, float] | None:
 
 
 def compact(model: Any) -> Any:
-    """Return the graph with its fp32 weights in fp16, scales in 8 bits where that is exact. CPU
-    kernels compute in fp32: this makes the file smaller, not the time. What fp16 cannot hold stays.
+    """Put the graph's fp32 weights in fp16, scales in 8 bits where that is exact, and return it.
+    CPU kernels compute in fp32: this makes the file smaller, not the time. What fp16 cannot hold
+    stays.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    made = type(model)()
-    made.CopyFrom(model)
     restoring = []
-    for tensor in list(made.graph.initializer):
+    for tensor in list(model.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < SMALL:
             continue
         name, value = tensor.name, numpy_helper.to_array(tensor)
@@ -71,14 +70,14 @@ def compact(model: Any) -> Any:
             codes, unit = coded
             tensor.CopyFrom(numpy_helper.from_array(codes, short))
             scalar = numpy_helper.from_array(np.float32(unit), f"{name}.unit")
-            made.graph.initializer.append(scalar)
+            model.graph.initializer.append(scalar)
             whole = f"{name}.codes"
             restoring.append(helper.make_node("Cast", [short], [whole], to=TensorProto.FLOAT))
             restoring.append(helper.make_node("Mul", [whole, scalar.name], [name]))
         elif np.abs(value).max() <= HALF_MOST:
             tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), short))
             restoring.append(helper.make_node("Cast", [short], [name], to=TensorProto.FLOAT))
-    nodes = [*restoring, *made.graph.node]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    return made
+    nodes = [*restoring, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model

@@ -37,6 +37,12 @@ class UnknownArchitectureError(DataError):
     """This writer does not know the model exactly; a traced graph may do."""
 
 
+def _empty_model() -> Any:
+    import onnx
+
+    return onnx.ModelProto()
+
+
 @dataclass(slots=True)
 class Graph:
     """Collects nodes and weights under generated names."""
@@ -44,15 +50,15 @@ class Graph:
     gpu: bool = False
     kind: Any = np.float32
     nodes: list[Any] = field(default_factory=list)
-    tensors: list[Any] = field(default_factory=list)
+    model: Any = field(default_factory=_empty_model)  # weights go into it at once: one copy each
     packing: tuple[str, str] | None = None  # names of token offsets and cumulated lengths
 
     def weight(self, name: str, value: Any, kind: Any = None) -> str:
         """Add an initializer and return its name."""
         from onnx import numpy_helper
 
-        array = np.array(value, dtype=kind or self.kind, order="C")
-        self.tensors.append(numpy_helper.from_array(array, name))
+        array = np.asarray(value, dtype=kind or self.kind, order="C")
+        self.model.graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
     def node(
@@ -122,12 +128,15 @@ def build(
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in names]
     shape = ["batch", "labels"] if first_only else ["batch", "length", "labels"]
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    made = helper.make_graph(graph.nodes, "suanli", inputs, [output], graph.tensors)
-    opsets = [
-        helper.make_opsetid("", onnx_graph.OPSET),
-        helper.make_opsetid(onnx_graph.MICROSOFT, 1),
-    ]
-    return helper.make_model(made, opset_imports=opsets, ir_version=onnx_graph.IR_VERSION)
+    made = graph.model
+    made.ir_version = onnx_graph.IR_VERSION
+    made.opset_import.append(helper.make_opsetid("", onnx_graph.OPSET))
+    made.opset_import.append(helper.make_opsetid(onnx_graph.MICROSOFT, 1))
+    made.graph.name = "suanli"
+    made.graph.node.extend(graph.nodes)
+    made.graph.input.extend(inputs)
+    made.graph.output.append(output)
+    return made
 
 
 def array(parameter: Any) -> np.ndarray:

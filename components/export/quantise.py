@@ -11,6 +11,7 @@ sequence's result does not depend on what else is in its batch.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,41 @@ STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
 Ranges = dict[str, tuple[float, float]]
 
 
+class Weights(MutableMapping[str, np.ndarray]):
+    """A graph's weights by name, each turned into an array when it is asked for: all at once they
+    would double what the graph takes."""
+
+    def __init__(self, model: Any) -> None:
+        self._tensors = {t.name: t for t in model.graph.initializer}
+        self._made: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        from onnx import numpy_helper
+
+        made = self._made.get(name)
+        return numpy_helper.to_array(self._tensors[name]) if made is None else made
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        self._made[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._tensors, **self._made})
+
+    def __len__(self) -> int:
+        return len({**self._tensors, **self._made})
+
+
 @dataclass(slots=True)
 class Rewrite:
     """A graph on its way to 8 bits."""
 
-    weights: dict[str, np.ndarray]
+    weights: Weights
     ranges: Ranges | None
     table_bits: int = 8
     nodes: list[Any] = field(default_factory=list)
@@ -129,24 +160,26 @@ def int8(model: Any, ranges: Ranges | None = None, *, table_bits: int = 8) -> An
         table_bits: 8, or 4 for word embeddings that were trained with that rounding
             (components.lib.fake_quant.rounded_table).
     """
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
-    source, model = model, type(model)()
-    model.CopyFrom(source)  # nodes are renamed below
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    nodes = type(model.graph)()
+    nodes.node.MergeFrom(model.graph.node)  # a copy: they are renamed below
+    weights = Weights(model)
     rewrite = Rewrite(weights, ranges, table_bits)
-    for node, bias in with_biases(list(model.graph.node), weights):
+    for node, bias in with_biases(list(nodes.node), weights):
         quantise_node(rewrite, node, bias)
     used = {name for node in rewrite.nodes for name in node.input}
-    kept = [t for t in model.graph.initializer if t.name in used]
-    tensors = kept + [t for name, t in rewrite.tensors.items() if name in used]
-    graph = helper.make_graph(
-        rewrite.nodes, model.graph.name, model.graph.input, model.graph.output, tensors
-    )
+    made = type(model)(ir_version=model.ir_version)
     versions = {item.domain: item.version for item in model.opset_import}
     versions[onnx_graph.MICROSOFT] = 1
-    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    for domain, version in versions.items():
+        made.opset_import.append(helper.make_opsetid(domain, version))
+    made.graph.name = model.graph.name
+    made.graph.node.extend(rewrite.nodes)
+    made.graph.input.extend(model.graph.input)
+    made.graph.output.extend(model.graph.output)
+    made.graph.initializer.extend(t for t in model.graph.initializer if t.name in used)
+    made.graph.initializer.extend(t for name, t in rewrite.tensors.items() if name in used)
     return compact(made)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from components.export.compact import MOST_CODE, short_above
 from components.export.quantise import product_kind
+from components.lib import onnx_file
 from components.lib.calibrate import Observed
 from components.lib.evening import best_factors
 
@@ -31,9 +32,10 @@ def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
     """
     from onnx import helper, numpy_helper
 
-    made = type(model)()
-    made.CopyFrom(model)
-    tensors = {t.name: t for t in made.graph.initializer}
+    made = onnx_file.without(model, "graph")
+    made.graph.MergeFrom(onnx_file.without(model.graph, "initializer"))
+    # Weights join at the end: protobuf keeps the memory of what is overwritten.
+    tensors = {t.name: t for t in model.graph.initializer}
     shapes = {name: tensor.dims for name, tensor in tensors.items()}
     readers: dict[str, list[Any]] = {}
     for node in made.graph.node:
@@ -52,12 +54,12 @@ def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
             divide_values(maker, tensors, inverse)
         else:
             evener = numpy_helper.from_array(inverse, f"{source}.evener")
-            made.graph.initializer.append(evener)
+            tensors[evener.name] = evener
             name = f"{source}.even"
             evened[source] = helper.make_node("Mul", [source, evener.name], [name], name=name)
         for node, weight in zip(products, weights, strict=True):
             scaled = (weight * factors[:, None]).astype(np.float32)
-            tensors[node.input[1]].CopyFrom(numpy_helper.from_array(scaled, node.input[1]))
+            tensors[node.input[1]] = numpy_helper.from_array(scaled, node.input[1])
     nodes, placed = [], set()
     for node in made.graph.node:
         source = node.input[0] if node.input else ""
@@ -70,10 +72,11 @@ def smooth(model: Any, observed: Mapping[str, Observed]) -> Any:
     kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del made.graph.node[:]
     made.graph.node.extend(kept)
+    made.graph.initializer.extend(tensors.values())
     return made
 
 
-def divide_values(attention: Any, tensors: Mapping[str, Any], inverse: np.ndarray) -> None:
+def divide_values(attention: Any, tensors: dict[str, Any], inverse: np.ndarray) -> None:
     """Divide an attention's outputs without a node: they are averages of its values, the last
     columns of its projection, and columns have scales of their own."""
     from onnx import numpy_helper
@@ -81,7 +84,7 @@ def divide_values(attention: Any, tensors: Mapping[str, Any], inverse: np.ndarra
     for name in attention.input[1:3]:
         value = numpy_helper.to_array(tensors[name]).copy()
         value[..., -len(inverse) :] *= inverse
-        tensors[name].CopyFrom(numpy_helper.from_array(value, name))
+        tensors[name] = numpy_helper.from_array(value, name)
 
 
 def normalised(factors: np.ndarray) -> np.ndarray:

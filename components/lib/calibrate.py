@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ def observe(
     Only real tokens count: padded positions hold values that no result depends on.
 
     Raises:
-        DataError: there are no feeds, or the graph is too large.
+        DataError: there are no feeds.
     """
     import onnx
     import onnxruntime as ort
@@ -64,14 +66,20 @@ def observe(
 
     if not feeds:
         calibration_rows(np.empty(0))
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    outputs = model.graph.output
+    own = len(outputs)
     for name in names:
-        kind = onnx.TensorProto.FLOAT
-        watched.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+        outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(_bytes(watched), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        # Through a file: in memory, bytes and their parsing would be two copies of the weights.
+        path = Path(folder) / "watched.onnx"
+        try:
+            onnx_graph.save(model, path)
+        finally:
+            del outputs[own:]
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     seen: dict[str, list[Observed]] = {name: [] for name in names}
     for feed in feeds:
         mask = feed.get("attention_mask")
@@ -108,12 +116,3 @@ def ranges(
 ) -> dict[str, tuple[float, float]]:
     """Return (low, high) of each activation in `names`."""
     return {name: (seen.low, seen.high) for name, seen in observe(model, names, feeds).items()}
-
-
-def _bytes(model: Any) -> bytes:
-    if model.ByteSize() > onnx_graph.EXTERNAL_DATA_BYTES:
-        raise DataError(
-            "static quantisation of models beyond 1.5 GB is not supported",
-            remedy="use int8 (dynamic)",
-        )
-    return model.SerializeToString()

@@ -1,4 +1,4 @@
-"""Read, check and write ONNX graphs, with errors that name the operator or the file."""
+"""Read, check and change ONNX graphs, with errors that name the operator or the file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from components.contract import DataError, StepError
+from components.contract import DataError
+from components.lib.onnx_file import save
 
 # Opset 17 is the oldest with LayerNormalization: every ONNX Runtime since 1.12 loads it.
 # com.microsoft holds the fused operators of the very runtime that serves the graph.
 OPSET = 17
 IR_VERSION = 8
-# protobuf refuses messages of 2 GiB; larger weights go to a file of their own beside the graph.
-EXTERNAL_DATA_BYTES = 1_500_000_000
 MICROSOFT = "com.microsoft"
+
+__all__ = ["as_fp32", "load", "operators", "opset", "save", "share_equal_weights", "size_bytes"]
 
 
 def load(path: Path) -> Any:
@@ -39,23 +40,6 @@ def load(path: Path) -> Any:
     if not model.graph.node:
         raise DataError(f"{path}: corrupted ONNX file: it has no nodes", remedy="run export again")
     return model
-
-
-def save(model: Any, path: Path) -> None:
-    """Write `model` to `path`; weights beyond protobuf's limit go to ``<name>.data``."""
-    import onnx
-
-    large = model.ByteSize() > EXTERNAL_DATA_BYTES
-    try:
-        onnx.save(
-            model,
-            str(path),
-            save_as_external_data=large,
-            all_tensors_to_one_file=True,
-            location=f"{path.name}.data",
-        )
-    except OSError as error:
-        raise StepError(f"cannot write {path}: {error}", remedy="free disk space") from error
 
 
 def operators(model: Any) -> dict[str, int]:

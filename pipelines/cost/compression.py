@@ -118,14 +118,15 @@ def rounding_is_checked(job: Job, variant: str) -> bool:
     """Whether the step looks at what 8-bit rounding costs, to train it away where that is too much
     (components.compress.round8). Not for plain int8 beside int8-static: that one is as small and
     faster, so training is spent on it alone."""
-    from components.compress.recommend import PRUNABLE
+    from components.compress.recommend import trains_rounding
 
     def precision(name: str) -> str:
         recipe = parse(name, job.target)
         return "" if recipe.cuts else recipe.precision
 
     own = precision(variant)
-    if job.shape.family not in PRUNABLE or not own.startswith("int8"):
+    trainable = trains_rounding(job.shape.family, int(job.parameters))
+    if not trainable or not own.startswith("int8"):
         return False
     return own == "int8-static" or all(precision(o) != "int8-static" for o in job.variants)
 
