@@ -255,7 +255,7 @@ def step_config(
     config = config_of(plan, name, launch=launch)
     if name == "decide":
         config["arguments"] |= {
-            "spec": plan.spec,
+            "spec": located_spec(plan),
             "planned": planned(plan),
             "here": all(step.node == "here" for step in plan.steps),
             "tolerance": plan.step(name).arguments.get("tolerance", DEFAULT_TOLERANCE),

@@ -129,6 +129,20 @@ def test_decide_gates_training(compiled: Any) -> None:
     assert config["here"] is False
 
 
+def test_decide_reads_a_model_folder_where_the_spec_meant_it() -> None:
+    """A step has no folder of the spec that a relative path could start from."""
+    spec = {**PLAN.spec, "model": {"id": "base-model", "config": None}}
+    steps = tuple(
+        replace(step, arguments={**step.arguments, "model": {"id": "/specs/base-model"}})
+        if step.step == "train"
+        else step
+        for step in PLAN.steps
+    )
+    plan = replace(PLAN, spec=spec, steps=steps)
+    config = json.loads(step_config(plan, "decide"))["arguments"]
+    assert config["spec"]["model"] == {"id": "/specs/base-model", "config": None}
+
+
 def test_golden_pipeline() -> None:
     check_golden("pipeline.yaml", compile_pipeline(PLAN, queue="research"))
 
