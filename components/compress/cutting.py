@@ -106,18 +106,13 @@ def cut(asked: Asked) -> dict[str, Any]:
 
 
 def notes_of(candidates: list[dict[str, Any]], table: Any, budget: float | None) -> list[str]:
-    """What the receipt says of the search: each candidate, its time and the time planned for it."""
+    """What the receipt's table of candidates does not say."""
     notes = [] if table.measured else [f"structures chosen by {table.setting}"]
-    for one in candidates:
-        planned = "" if one["predicted_s"] is None else f", predicted {one['predicted_s']:.0f} s"
-        won = "chosen" if one["trained"] else "chosen as it was mended: training lost more"
-        rank = won if one["won"] else f"left after {len(one['rounds'])} rounds"
-        ranked = ", ".join(f"{number['divergence']:.3g}" for number in one["rounds"])
-        from_tuned = f", divergence from the tuned model {ranked}" if ranked else ""
-        notes.append(
-            f"candidate {one['name']}: {one['steps']} steps in {one['seconds']:.0f} s{planned}; "
-            f"{one['encoder_parameters']:,} parameters in its layers{from_tuned}, {rank}"
-        )
+    notes += [
+        f"candidate {one['name']} is taken as it was mended: training lost more"
+        for one in candidates
+        if not one["trained"]
+    ]
     if not any(one["steps"] for one in candidates):
         notes.append(f"the budget of {budget:.0f} s left no time to train what was cut")
     return notes

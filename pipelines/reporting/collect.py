@@ -26,7 +26,13 @@ from pipelines.reporting.evidence import (
     status_of,
     superseded,
 )
-from pipelines.reporting.results import learning_curve, quality_of, table_of, variants_of
+from pipelines.reporting.results import (
+    learning_curve,
+    quality_of,
+    searches_of,
+    table_of,
+    variants_of,
+)
 
 Json = dict[str, Any]
 SECONDS_PER_HOUR = 3600
@@ -66,6 +72,7 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
         "confusion": table_of(selection, evaluations, "confusion"),
         "test": (selection or {}).get("test"),
         "variants": variants_of(document, selection, evaluations, _refused(store, run_id, error)),
+        "searches": searches_of(document, reports),
         "selected": (selection or {}).get("selected"),
         "steps": steps,
         "cost": _cost(document, steps),

@@ -134,6 +134,11 @@ def cores(value: float) -> str:
     return f"{value:.3g} cores"
 
 
+def three_digits(value: float) -> str:
+    """A figure without a unit: ``0.0213``."""
+    return f"{value:.3g}"
+
+
 def scientific(value: float) -> str:
     """A very small or large figure: ``2.1e-06``."""
     return f"{value:.1e}"

@@ -28,7 +28,12 @@ def render_html(report: Json) -> str:
         DataError: not a receipt that this version can read.
     """
     report = completed(report)
-    gained = [result.variants(report), result.quality(report), result.learning(report)]
+    gained = [
+        result.variants(report),
+        result.searches(report),
+        result.quality(report),
+        result.learning(report),
+    ]
     steps = plan.prediction(report)
     # After a failure the first question is how far it got, but a gate is about the variants.
     broken = report["error"] and report["status"] != "gate_failed"

@@ -63,3 +63,31 @@ def learning_curve(plan: Json, reports: dict[str, Json]) -> list[Json]:
             if step["kind"] in ("train", "compress") and points:
                 curves.append({"step": step["step"], "name": name, "points": points})
     return curves
+
+
+SEARCH = ("tuned", "compressed", "compressed_in_8_bits", "removed_share", "budget_s")
+
+
+def searches_of(plan: Json, reports: dict[str, Json]) -> list[Json]:
+    """Every search for a structure: what came out, what it took, and each candidate with its
+    predicted and measured seconds."""
+    found = []
+    for step in plan["steps"]:
+        report = reports.get(step["step"], {})
+        metrics = report.get("metrics") or {}
+        if step["kind"] != "compress" or not metrics.get("candidates"):
+            continue
+        predicted = step.get("seconds") or {}
+        found.append(
+            {
+                "step": step["step"],
+                "variant": metrics.get("variant"),
+                **{key: metrics.get(key) for key in SEARCH},
+                "predicted_s": predicted.get("value"),
+                "seconds": (report.get("seconds") or {}).get("total"),
+                "candidates": [
+                    {**one, "depth": len(one.get("layers") or [])} for one in metrics["candidates"]
+                ],
+            }
+        )
+    return found

@@ -93,6 +93,67 @@ def _variant_row(row: Json, chosen: bool, largest: float) -> list[object]:
     ]
 
 
+# -- searches --------------------------------------------------------------------------------------
+
+
+def searches(report: Json) -> Markup:
+    """Each search for a structure: its candidates with the time planned for them and taken."""
+    metric = metric_name(report)
+    parts = [part for found in report["searches"] for part in _search(found, metric)]
+    lead = (
+        "Ways to cut are trained a little, the better half goes on, the last one to the end. "
+        "Divergence is how far a candidate's answers are from the tuned model's, after each round."
+    )
+    return section("Searches", lead, *parts, id_="searches")
+
+
+def _search(found: Json, metric: str) -> list[Markup]:
+    rows = [_candidate(one) for one in found["candidates"]]
+    classes = ["chosen" if one.get("won") else "" for one in found["candidates"]]
+    before, after = (number(found.get(k), figures.quality) for k in ("tuned", "compressed"))
+    said = [metric, " on validation ", before, " tuned, ", after, " cut and trained"]
+    if figures.is_number(found.get("compressed_in_8_bits")):
+        said += [", ", number(found["compressed_in_8_bits"], figures.quality), " in 8 bits"]
+    said += [
+        "; ",
+        number(found.get("removed_share"), figures.percent),
+        " of the layers removed in ",
+    ]
+    said += [number(found.get("seconds"), figures.seconds), ", "]
+    said += [number(found.get("predicted_s"), figures.seconds), " predicted."]
+    heads = ["candidate", "layers", "parameters in them", "one batch, by the table", "steps",
+             "predicted", "measured", "divergence"]  # fmt: skip
+    made = table(f"Candidates of {plain(found.get('variant'))}", heads, rows, row_classes=classes,
+                 cards=True)  # fmt: skip
+    return [tag("h3", name(found.get("variant"))), tag("p", *said), made]
+
+
+def _candidate(one: Json) -> list[object]:
+    flag: object = ""
+    if one.get("won"):
+        words = " chosen" if one.get("trained", True) else " chosen as mended"
+        flag = tag("span", words, class_="flag")
+    layers = [layer for layer in one.get("layers") or [] if len(layer) == 2]
+    cut = tag("span", number(one.get("depth"), figures.count), title=_heads_and_neurons(layers))
+    rounds = [r.get("divergence") for r in one.get("rounds") or []]
+    steps_down = join([number(value, figures.three_digits) for value in rounds], " → ")
+    return [
+        join([name(one.get("name")), flag]),
+        cut,
+        number(one.get("encoder_parameters"), figures.short_count),
+        number(one.get("table_ms"), figures.milliseconds),
+        number(one.get("steps"), figures.count),
+        number(one.get("predicted_s"), figures.seconds),
+        number(one.get("seconds"), figures.seconds),
+        steps_down,
+    ]
+
+
+def _heads_and_neurons(layers: list[list[int]]) -> str:
+    """Each layer's heads and feed-forward neurons, for who points at their number."""
+    return "; ".join(f"{heads} heads, {neurons} neurons" for heads, neurons in layers)
+
+
 # -- quality ---------------------------------------------------------------------------------------
 
 

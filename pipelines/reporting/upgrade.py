@@ -24,6 +24,7 @@ ABSENT: Json = {
     "confusion": None,
     "test": None,
     "variants": [],
+    "searches": [],
     "selected": None,
     "steps": [],
     "cost": {},

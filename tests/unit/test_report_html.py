@@ -154,7 +154,7 @@ def test_receipt_of_a_failure_has_every_part_that_its_steps_reached(run: Receipt
     run.finish_before(None)
     _, whole = page_of(run)
     sections = re.findall(r'<section id="([a-z]+)"', whole)
-    assert len(sections) == 8
+    assert len(sections) == 9
     failed = Receipts(folder=run.folder / "failed")
     failed.finish_before("publish")
     failed.fail("publish", DataError("disk full", remedy="free some"))
@@ -162,6 +162,21 @@ def test_receipt_of_a_failure_has_every_part_that_its_steps_reached(run: Receipt
     assert sorted(re.findall(r'<section id="([a-z]+)"', text)) == sorted(sections)
     assert "14</data> of " in text
     assert "takes them over and repeats none" in text
+
+
+def test_each_candidate_of_a_search_has_its_planned_and_its_measured_time(run: Receipts) -> None:
+    run.finish_before(None)
+    report, text = page_of(run)
+    (found,) = report["searches"]
+    assert found["step"] == "compress-prune50-int8"
+    assert found["predicted_s"] == run.plan.step(found["step"]).seconds.value
+    section = text.split('id="searches"')[1].split("</section>")[0]
+    for one in found["candidates"]:
+        assert f">{one['name']}<" in section
+        assert f'value="{json.dumps(one["predicted_s"])}"' in section
+        assert f'value="{json.dumps(one["seconds"])}"' in section
+    assert section.count("chosen</span>") == 1
+    assert "6 heads, 650 neurons" in section
 
 
 def test_time_and_money_stand_under_the_headline(run: Receipts) -> None:
