@@ -11,9 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from components.contract import InfeasiblePlanError, SpecError, SuanliError
+from components.contract import InfeasiblePlanError, SuanliError
 from pipelines import cli_monitor, cli_report, cli_tools
-from pipelines.cli_cluster import Tools, add_commands, pairs
+from pipelines.cli_cluster import Tools, add_commands
+from pipelines.cli_compile import (
+    add_compiling,
+    add_planning,
+    compile_,
+    compile_plan,
+    make_plan,
+    market_of,
+    plan_to_publish,
+    pods,
+    write_text,
+)
 
 EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "SUANLI_TRACEBACK"
@@ -84,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "plan, run here and print the receipt")
     run.add_argument("spec", type=Path, nargs="?", default=DEFAULT_SPEC)
     run.add_argument("--workdir", type=Path, default=DEFAULT_WORKDIR, metavar="DIR")
-    _add_planning(run)
+    add_planning(run)
     _add_output_modes(run)
 
     plan = _command(commands, "plan", _plan, "show the decision and why")
@@ -93,34 +104,34 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--explain", action="store_true", help="add formulas and alternatives")
     plan.add_argument("--here", action="store_true", help="plan for this machine only")
     plan.add_argument("--observed", type=Path, metavar="MANIFEST", help="an ingest manifest")
-    _add_planning(plan)
+    add_planning(plan)
 
     predict = _command(commands, "predict", _predict, "predict a table of workloads")
     predict.add_argument("rows", type=Path, metavar="ROWS.csv")
     predict.add_argument("--output", type=Path, required=True, metavar="PRED.csv")
 
-    compile_ = _command(commands, "compile", _compile, "write the KFP pipeline")
-    compile_.add_argument("spec", type=Path)
-    compile_.add_argument("-o", "--output", type=Path, required=True)
-    compile_.add_argument("--format", choices=("ir", "manifest"), default="ir")
-    compile_.add_argument("--namespace", default="suanli", help="for --format manifest")
-    compile_.add_argument(
+    compiling = _command(commands, "compile", compile_, "write the KFP pipeline")
+    compiling.add_argument("spec", type=Path)
+    compiling.add_argument("-o", "--output", type=Path, required=True)
+    compiling.add_argument("--format", choices=("ir", "manifest"), default="ir")
+    compiling.add_argument("--namespace", default="suanli", help="for --format manifest")
+    compiling.add_argument(
         "--plan", type=Path, metavar="FILE",
         help="compile this reviewed plan (suanli plan --json) instead of planning again",
     )  # fmt: skip
-    _add_compiling(compile_)
-    _add_planning(compile_)
+    add_compiling(compiling)
+    add_planning(compiling)
 
     add_commands(
         commands,
         Tools(
             command=_command,
-            add_planning=_add_planning,
-            add_compiling=_add_compiling,
-            make_plan=_plan_to_publish,
-            compile_plan=_compile_plan,
-            pods=_pods,
-            market=_market,
+            add_planning=add_planning,
+            add_compiling=add_compiling,
+            make_plan=plan_to_publish,
+            compile_plan=compile_plan,
+            pods=pods,
+            market=market_of,
         ),
     )
 
@@ -128,8 +139,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("rundir", type=Path)
     _add_output_modes(report)
 
-    cli_report.add_commands(commands, _command, _write_text)
-    cli_tools.add_commands(commands, _command, _write_text)
+    cli_report.add_commands(commands, _command, write_text)
+    cli_tools.add_commands(commands, _command, write_text)
     cli_monitor.add_commands(commands, _command)
 
     schema = _command(commands, "schema", _schema, "print a JSON Schema")
@@ -143,88 +154,10 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
     return command
 
 
-def _add_planning(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--catalog", type=Path, action="append", default=[], metavar="FILE",
-        help="more catalogue rows (own nodes, discounts, quotas)",
-    )  # fmt: skip
-    command.add_argument("--calibration", type=Path, metavar="FILE", help="from suanli calibrate")
-
-
-def _add_compiling(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--requests", choices=("static", "dynamic"), default="static",
-        help="dynamic: parameters in the KFP UI, requests decided in each run",
-    )  # fmt: skip
-    command.add_argument(
-        "--image", action="append", default=[], metavar="FAMILY=IMAGE",
-        help="image of a family (data, train, infer), by digest where known",
-    )  # fmt: skip
-    command.add_argument("--queue", help="Kueue LocalQueue for every pod")
-    command.add_argument(
-        "--label", action="append", default=[], metavar="KEY=VALUE",
-        help="label on every pod (cost centre)",
-    )  # fmt: skip
-    command.add_argument("--pushgateway", metavar="URL", help="where steps push their metrics")
-
-
 def _add_output_modes(command: argparse.ArgumentParser) -> None:
     modes = command.add_mutually_exclusive_group()
     modes.add_argument("--quiet", action="store_true", help="print only errors")
     modes.add_argument("--json", action="store_true", help="print report.json")
-
-
-def _make_plan(arguments: argparse.Namespace, *, here: bool) -> tuple[Any, Any]:
-    """Return the spec and the plan that the arguments ask for."""
-    from pipelines.cost.catalog import load_catalog
-    from pipelines.plan import make_plan
-    from pipelines.spec import load_spec
-
-    spec = load_spec(arguments.spec)
-    observed = None
-    if getattr(arguments, "observed", None):
-        observed = _read_json(arguments.observed)
-    plan = make_plan(
-        spec,
-        catalog=load_catalog(arguments.catalog),
-        calibration=_load_calibration(arguments.calibration),
-        observed=observed,
-        here=here,
-    )
-    return spec, plan
-
-
-def _plan_to_publish(arguments: argparse.Namespace) -> Any:
-    """Return the plan for what others can read; a credential in the spec is refused before the
-    data is looked at with it."""
-    from pipelines.credentials import refuse_credentials
-    from pipelines.spec import load_spec
-
-    refuse_credentials(load_spec(arguments.spec).document)
-    return _make_plan(arguments, here=False)[1]
-
-
-def _load_calibration(path: Path | None) -> Any:
-    """Return the reviewed calibration at `path` (YAML or JSON), or None."""
-    if path is None:
-        return None
-    import yaml
-
-    from pipelines.cost.calibration import Calibration
-
-    try:
-        return Calibration.from_json(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise SpecError(
-            f"{path}: not a calibration: {error}", remedy="write one with suanli calibrate"
-        ) from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path}: {error}", remedy="give a readable JSON file") from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -234,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     mode = "json" if arguments.json else "quiet" if arguments.quiet else "live"
     with working("planning", mode=mode):
-        spec, plan = _make_plan(arguments, here=True)
+        spec, plan = make_plan(arguments, here=True)
         free = _unrestricted(arguments, spec)
     with LiveView(plan, mode=mode) as view:
         outcome = run_here(
@@ -255,7 +188,7 @@ def _unrestricted(arguments: argparse.Namespace, spec: Any) -> Any:
     if spec.objective.hardware == "here":
         return None
     try:
-        return _make_plan(arguments, here=False)[1]
+        return make_plan(arguments, here=False)[1]
     except InfeasiblePlanError:
         return None
 
@@ -264,7 +197,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from pipelines.terminal import print_plan, working
 
     with working("planning", mode="json" if arguments.json else "live"):
-        _, plan = _make_plan(arguments, here=arguments.here)
+        _, plan = make_plan(arguments, here=arguments.here)
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
         return 0
@@ -277,110 +210,6 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     predict_csv(arguments.rows, arguments.output)
     return 0
-
-
-def _images(arguments: argparse.Namespace) -> dict[str, str]:
-    images = {}
-    for item in arguments.image:
-        family, separator, image = item.partition("=")
-        if family not in ("data", "train", "infer") or not separator or not image:
-            raise SpecError(
-                f"--image {item!r} is not FAMILY=IMAGE", remedy="families: data, train, infer"
-            )
-        images[family] = image
-    return images
-
-
-def _pods(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `dag.pod_options` takes."""
-    from pipelines.jobs import check_labels
-
-    labels = pairs("--label", arguments.label)
-    check_labels(labels)
-    return {
-        "images": _images(arguments),
-        "queue": arguments.queue,
-        "labels": labels,
-        "pushgateway": arguments.pushgateway,
-    }
-
-
-def _compile_plan(arguments: argparse.Namespace, plan: Any) -> str:
-    from pipelines.credentials import refuse_credentials
-    from pipelines.dag import compile_pipeline
-
-    refuse_credentials(plan.spec)
-    return compile_pipeline(
-        plan, requests=arguments.requests, market=_market(arguments), **_pods(arguments)
-    )
-
-
-def _market(arguments: argparse.Namespace) -> Any:
-    """Return what the plan was made from: the pipeline's decide step plans with it again."""
-    from pipelines.control.decide.node_set import Market
-    from pipelines.cost.catalog import load_catalog
-
-    return Market(
-        catalog=load_catalog(arguments.catalog),
-        calibration=_load_calibration(arguments.calibration),
-    )
-
-
-def _reviewed_plan(arguments: argparse.Namespace) -> Any:
-    """Return the plan of --plan, or None without one.
-
-    Raises:
-        SpecError: it is no plan, or one of another spec.
-    """
-    if arguments.plan is None:
-        return None
-    from pipelines.plan import plan_from_json
-    from pipelines.spec import load_spec
-
-    document = _read_json(arguments.plan)
-    try:
-        plan = plan_from_json(document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SpecError(
-            f"{arguments.plan}: not a plan: {error}", remedy="write one with suanli plan --json"
-        ) from None
-    if plan.spec != load_spec(arguments.spec).document:
-        raise SpecError(
-            f"{arguments.plan}: made from another spec than {arguments.spec}",
-            remedy="plan again: suanli plan SPEC --json",
-        )
-    return plan
-
-
-def _compile(arguments: argparse.Namespace) -> int:
-    from pipelines.dag import compile_manifest
-    from pipelines.submission import version_name
-
-    pods = _pods(arguments)
-    plan = _reviewed_plan(arguments) or _plan_to_publish(arguments)
-    text = _compile_plan(arguments, plan)
-    if arguments.format == "manifest":
-        text = compile_manifest(
-            plan,
-            namespace=arguments.namespace,
-            version=version_name(plan.name, text),
-            requests=arguments.requests,
-            market=_market(arguments),
-            **pods,
-        )
-    _write_text(arguments.output, text)
-    return 0
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise SpecError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ sequence's result does not depend on what else is in its batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from components.contract import DataError
 from components.export.compact import LEAST_SCALE, compact, scales_above
+from components.export.weights import Weights
 from components.lib import onnx_graph
 
 # MatMulNBits: 4-bit weights in blocks of 32 with one scale each (llama.cpp's Q4_0 layout).
@@ -28,36 +28,6 @@ INT4_BLOCK = 32
 TABLE_BLOCK = 32
 STANDARD = ("Cast", "DynamicQuantizeLinear", "Gather", "Mul", "QuantizeLinear")
 Ranges = dict[str, tuple[float, float]]
-
-
-class Weights(MutableMapping[str, np.ndarray]):
-    """A graph's weights by name, each turned into an array when it is asked for: all at once they
-    would double what the graph takes."""
-
-    def __init__(self, model: Any) -> None:
-        self._tensors = {t.name: t for t in model.graph.initializer}
-        self._made: dict[str, np.ndarray] = {}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        from onnx import numpy_helper
-
-        made = self._made.get(name)
-        return numpy_helper.to_array(self._tensors[name]) if made is None else made
-
-    def __setitem__(self, name: str, value: np.ndarray) -> None:
-        self._made[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self._made[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._made or name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._tensors, **self._made})
-
-    def __len__(self) -> int:
-        return len({**self._tensors, **self._made})
 
 
 @dataclass(slots=True)
