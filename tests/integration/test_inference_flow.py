@@ -33,13 +33,15 @@ TASKS = [
 STANDALONE = ("onnxruntime", "tokenizers", "numpy", "numpy.libs")
 
 
-def flow(folder: Path, task: str, variants: list[str]) -> SimpleNamespace:
+def flow(
+    folder: Path, task: str, variants: list[str], *, config: str | None = None
+) -> SimpleNamespace:
     """Run everything between train and report."""
     store = make_store(folder / "store")
     rows = 10 if task == "image-classification" else 60
     dataset = make_dataset(store, folder, task, rows=rows)
     labels = read_manifest(store.fetch(dataset, folder / "dataset"))["labels"]
-    model = make_model(store, folder / "model", task, labels)
+    model = make_model(store, folder / "model", task, labels, config=config)
     graphs, evaluations = [], []
     for variant in variants:
         arguments = {"variant": variant, "target": "cpu", "task": task, "screening_s": 0.05}
@@ -94,6 +96,18 @@ def check_flow(made: SimpleNamespace, task: str) -> None:
 @pytest.mark.parametrize("task", TASKS[1:])
 def test_every_task(tmp_path: Path, task: str):
     check_flow(flow(tmp_path, task, ["fp32", "int8"]), task)
+
+
+@pytest.mark.slow
+def test_a_model_of_stages_goes_the_same_way(tmp_path: Path):
+    made = flow(tmp_path, "image-classification", ["fp32", "int8"], config="levit-micro")
+    fp32, int8 = made.evaluations
+    assert int8["size_bytes"] < 0.5 * fp32["size_bytes"]  # its convolutions stay in fp32
+    for graph in made.graphs:
+        document = json.loads(
+            (made.store.fetch(graph, tmp_path / graph[-9:]) / "export.json").read_text()
+        )
+        assert document["parity"]["passed"], document["parity"]
 
 
 @pytest.mark.slow
