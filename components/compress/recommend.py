@@ -183,7 +183,8 @@ def searches(
             Search(
                 cut=f"{cut.method}{cut.amount}",
                 ways=ways,
-                scoring=CALIBRATION_STEPS / steps_per_epoch + (0.0 if number else FORWARD_SHARE),
+                scoring=(CALIBRATION_STEPS / steps_per_epoch if cut.method != "distill" else 0.0)
+                + (0.0 if number else FORWARD_SHARE),
                 rounds=tuple(rounds),
                 finish=step * steps_per_epoch * epochs / (len(cuts) - number),
             )
@@ -203,7 +204,7 @@ def training_epochs(variant: str, *, layers: int, epochs: float, steps_per_epoch
 def ways_of(cut: Cut, layers: int) -> int:
     """Candidates that the search makes at most (components/compress/search.py)."""
     if cut.method == "distill":
-        return 2
+        return 1
     return most_layers_gone(cut, layers) + 1 + int(layers_whole(cut, layers) < layers)
 
 

@@ -153,7 +153,7 @@ def apply(
     """
     start = time.perf_counter()
     if cut.method == "distill":
-        made_ways = ways.distil_ways(cut.amount, model, material)
+        made_ways = ways.distil_ways(cut.amount, model)
     else:
         made_ways = ways.prune_ways(cut, model, material, table)
     candidates = []

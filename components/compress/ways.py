@@ -19,8 +19,12 @@ INFLUENCE_ROWS = 96
 Way = tuple[str, torch.nn.Module, list[int]]
 
 
-def distil_ways(layers: int, model: torch.nn.Module, material: Material) -> list[Way]:
-    """Ways to keep `layers` layers: evenly spaced, and those that the predictions need most.
+def distil_ways(layers: int, model: torch.nn.Module) -> list[Way]:
+    """The way to keep `layers` layers: evenly spaced ones.
+
+    Those that the predictions need most start nearer to the tuned model, so that a short trial
+    prefers them, and end behind (validation, three of six layers, 90 s: banking77 0.907 against
+    0.916, financial tweets 0.873 against 0.874): no trial is worth its time.
 
     Raises:
         SpecError: the model has no more layers than that.
@@ -28,16 +32,8 @@ def distil_ways(layers: int, model: torch.nn.Module, material: Material) -> list
     depth = len(layers_of(model))
     if layers >= depth:
         raise recommend.too_shallow(Cut(method="distill", amount=layers), depth)
-    even = evenly_spaced(layers, depth)
-    rows = material.calibration_rows(INFLUENCE_ROWS)
-    gone = importance.cheapest_layers(model, material, rows, depth - layers)
-    needed = [i for i in range(depth) if i not in gone]
-    ways = {"evenly spaced": even, "most influential": needed}
-    return [
-        (f"{name} layers {[i + 1 for i in kept]}", _with_layers(model, kept), kept)
-        for name, kept in ways.items()
-        if name == "evenly spaced" or kept != even
-    ]
+    kept = evenly_spaced(layers, depth)
+    return [(f"evenly spaced layers {[i + 1 for i in kept]}", _with_layers(model, kept), kept)]
 
 
 def prune_ways(cut: Cut, model: torch.nn.Module, material: Material, table: Table) -> list[Way]:
