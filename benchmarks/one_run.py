@@ -1,7 +1,7 @@
-"""Error on a GPU that was never measured, before and after one run on it was.
+"""Error on a GPU that was never measured, before and after one or three runs on it were.
 
-Each row of a GPU held out plays the run: `fit_residuals` learns from it alone, as `suanli
-calibrate` does from a receipt, and the GPU's other rows are predicted with what it learnt.
+Rows of a GPU held out play the runs: `fit_residuals` learns from them alone, as `suanli calibrate`
+does from receipts, and the GPU's other rows are predicted with what it learnt.
 """
 
 from __future__ import annotations
@@ -15,39 +15,48 @@ from pipelines.cost.learnt import step_effects
 # A GPU of fewer rows tells little; of one with many, some runs tell as much as all.
 LEAST_ROWS, MOST_RUNS, SEED = 5, 40, 0
 
+NEAR = ("same kind and model", "same kind, another model", "other kinds")
+
 Rows = list[tuple[float, float]]
 
 
-def after_one_run(measured: Measured, kinds: list[str], error: np.ndarray) -> dict[str, object]:
-    """Return errors before and after, over rows of the run's own kind and over all others.
+def after_runs(
+    measured: Measured, kinds: list[str], error: np.ndarray, runs: int = 1
+) -> dict[str, object]:
+    """Return errors before and after: of rows of the runs' own kind and model, of their kind with
+    another model, and of other kinds on the same GPU.
 
     Args:
         kinds: stack and task of each row.
         error: log of predicted over measured with the row's GPU held out.
+        runs: rows of one kind and model that are learnt from.
     """
     precision = measured.columns.names["precision"]
-    same: dict[str, Rows] = {}
-    other: dict[str, Rows] = {}
+    found: dict[str, dict[str, Rows]] = {name: {} for name in NEAR}
     generator = np.random.default_rng(SEED)
     for gpu in sorted(set(measured.gpu.tolist())):
         rows = np.flatnonzero(measured.gpu == gpu)
         if len(rows) < LEAST_ROWS:
             continue
-        keys = [f"{kinds[i]}/{precision[i]}" for i in rows]
+        kind = np.array([f"{kinds[i]}/{precision[i]}" for i in rows])
+        model = np.char.add(kind, measured.model[rows].astype(str))
         effects = [step_effects(kinds[i], gpu, str(precision[i])) for i in rows]
-        runs = generator.permutation(len(rows))[:MOST_RUNS]
-        for run in runs:
-            learnt = fit_residuals(
-                [Observation(effects=effects[run], log_ratio=-float(error[rows[run]]))]
-            )
-            moved = {k: learnt.apply(e)[0] for k, e in zip(keys, effects, strict=True)}
+        for first in generator.permutation(len(rows))[:MOST_RUNS]:
+            alike = np.flatnonzero(model == model[first])
+            alike = generator.permutation(alike[alike != first])[: runs - 1]
+            chosen = [int(first), *alike.tolist()]
+            if len(chosen) < runs:
+                continue
+            learnt = fit_residuals([
+                Observation(effects=effects[i], log_ratio=-float(error[rows[i]])) for i in chosen
+            ])  # fmt: skip
+            moved = {k: learnt.apply(e)[0] for k, e in zip(kind, effects, strict=True)}
             for place, row in enumerate(rows):
-                if place != run:
-                    found = same if keys[place] == keys[run] else other
-                    pair = (float(error[row]), float(error[row] + moved[keys[place]]))
-                    found.setdefault(gpu, []).append(pair)
-    kept = {"same kind": same, "other kinds": other}
-    return {name: _summary(rows) for name, rows in kept.items() if rows}
+                if place not in chosen:
+                    near = int(kind[place] == kind[first]) + int(model[place] == model[first])
+                    pair = (float(error[row]), float(error[row] + moved[kind[place]]))
+                    found[NEAR[2 - near]].setdefault(gpu, []).append(pair)
+    return {name: _summary(pairs) for name, pairs in found.items() if pairs}
 
 
 def _summary(found: dict[str, Rows]) -> dict[str, object]:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import widths
 from benchmarks.accuracy import within
-from benchmarks.one_run import after_one_run
+from benchmarks.one_run import after_runs
 from pipelines.cost.calibration import Z80, Calibration
 
 KINDS = ["a.train.pretrain"] * 300 + ["b.infer.infer"] * 300
@@ -82,9 +82,11 @@ def test_small_groups_may_miss_the_window_by_chance_and_large_ones_may_not():
 
 def test_one_run_takes_away_what_a_gpu_has_in_common():
     columns = SimpleNamespace(names={"precision": np.array(["fp16"] * 10, dtype=object)})
-    rows = SimpleNamespace(gpu=np.array(["x"] * 8 + ["y"] * 2), columns=columns)
+    rows = SimpleNamespace(
+        gpu=np.array(["x"] * 8 + ["y"] * 2), columns=columns, model=np.full(10, "m")
+    )
     error = np.log(np.array([1.3, 1.31, 1.29, 1.3, 1.32, 1.28, 1.3, 1.3, 2.0, 2.0]))
-    found = after_one_run(rows, ["s.train"] * 10, error)["same kind"]
+    found = after_runs(rows, ["s.train"] * 10, error)["same kind and model"]
     assert found["gpus"] == 1  # two rows tell nothing
     assert found["mean over GPUs"]["before_median"] == pytest.approx(0.3, abs=0.01)
     assert found["mean over GPUs"]["after_median"] < 0.03
