@@ -168,8 +168,11 @@ def learn_residuals(
             if mine.any():
                 learned[name] = float(np.sqrt(np.mean(mean[mine] ** 2 + variance[mine]) + 1e-6))
     variance = np.diag(covariance)
+    # What has been seen is not new: such levels have no effect, only a width where they are.
+    seen = {n for i in np.flatnonzero(used) for n in problem.effects[i] if n.startswith("new_")}
     return Calibration(
-        effects={n: (float(mean[i]), float(variance[i])) for n, i in index.items()},
+        effects={n: (float(mean[i]), float(variance[i])) for n, i in index.items()}
+        | dict.fromkeys(sorted(seen), (0.0, 0.0)),
         spreads={k: round(v, 4) for k, v in learned.items()}, noise=noise,
         evidence={"rows": int(used.sum())},
     )  # fmt: skip

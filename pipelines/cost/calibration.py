@@ -61,13 +61,21 @@ class Calibration:
     def of(self, name: str) -> tuple[float, float]:
         """Return (mean, variance) of one effect; of one never seen, its level's prior.
 
-        `unseen` may have a figure for a part of a level (``width:tensorrt.infer``, what stands
-        before the bar of an effect's name).
+        `unseen` may have a figure for a class within a level (``new_gpu:tensorrt.infer``, what
+        stands before the bar of an effect's name); a class without one takes that of the class
+        it belongs to, by the dots of its name.
         """
-        level = name.split(":", 1)[0]
-        extra = self.unseen.get(name.split("|", 1)[0], self.unseen.get(level, 0.0))
-        prior = self.spreads.get(level, 0.0) ** 2 + extra**2
-        return self.effects.get(name, (0.0, prior))
+        found = self.effects.get(name)
+        if found is not None:
+            return found
+        level, _, kind = name.split("|", 1)[0].partition(":")
+        extra = self.unseen.get(level, 0.0)
+        while kind:
+            if f"{level}:{kind}" in self.unseen:
+                extra = self.unseen[f"{level}:{kind}"]
+                break
+            kind = kind.rpartition(".")[0]
+        return 0.0, self.spreads.get(level, 0.0) ** 2 + extra**2
 
     def apply(self, effects: Mapping[str, float]) -> tuple[float, float]:
         """Return (mean, standard deviation) of the log ratio of a row with `effects`."""

@@ -63,8 +63,12 @@ def time_effect_names(c: Columns, stack: list[str]) -> list[list[str]]:
                 f"load:{gpu[i]}|{s}|{tokens[i]}",
                 f"parallel:{s}|{spread}",
                 f"parallel_width:{s}|{spread}|{c['hidden_size'][i]:.0f}|{batch[i]}",
-                # Never learnt: how much more such rows scatter (`unseen`).
+                # Never learnt: how much more such rows scatter, and what is added where no row
+                # of the class had this GPU, this size or this stack (`unseen`).
                 f"noise:{noise[i]}",
+                f"new_gpu:{noise[i]}|{gpu[i]}",
+                f"new_model:{noise[i]}|{width[i]}",
+                f"new_stack:{s}",
             ]
         )
     return out

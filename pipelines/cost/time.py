@@ -20,6 +20,14 @@ GB = 1e9
 _PROCESS = dict.fromkeys(("Kepler", "Maxwell", "Pascal", "Volta", "Turing", "GCN"), "12nm")
 _PROCESS |= dict.fromkeys(("Ampere", "CDNA", "CDNA2"), "7nm")
 
+# Share of the half-precision peak that fused attention reaches (forward, head size 128). Open
+# kernels: A100 0.6 to 0.7 (arXiv 2307.08691), H100 0.37, as they use none of its asynchrony; the
+# vendor's, which NeMo calls, 0.6 there (arXiv 2407.08608, figure 5).
+_FUSED_SHARE = {"Hopper": 0.37, "Blackwell": 0.3, "CDNA2": 0.3, "CDNA3": 0.35, "CDNA4": 0.35}
+_FUSED_OPEN, _FUSED_VENDOR = 0.6, 0.6
+# GPUs that one NVLink switch joins, where that is more than a node (GB200 and GB300 NVL72).
+_DOMAIN = {"GB200": 72.0, "GB300": 72.0}
+
 
 def stacks(columns: Columns) -> list[str]:
     """Name the software stack of each row: what decides fusion, launch cost and kernel choice."""
@@ -33,6 +41,9 @@ def stacks(columns: Columns) -> list[str]:
             name = "compiled"
         elif name == "tensorflow" and framework[i] == "tf1":
             name = "tensorflow1"
+        elif name == "tensorrt" and columns.flags["serving"][i]:
+            # A server's engines are built from an ONNX export, as ONNX Runtime's are.
+            name = "onnxruntime-tensorrt"
         elif name == "deepspeed":
             # Megatron's layers; served, its kernels are fused and launched one by one.
             name = "megatron" if train[i] else "onnxruntime"
@@ -66,17 +77,25 @@ class StepModel:
         precision = columns.names["precision"]
         self.half = np.isin(precision.astype(str), ("fp16", "bf16", "fp8", "fp4", "int8"))
         self.low = np.isin(precision.astype(str), ("fp8", "fp4"))
-        self.int8 = precision == "int8"
+        # Builders of TensorRT engines are given both formats and keep the faster kernel: without
+        # int8 tensor cores (Volta) that is the half-precision one.
+        self.graph = np.array([s.startswith(("tensorrt", "onnxruntime-t")) for s in self.stack])
+        self.quantised = precision == "int8"
+        kept = self.quantised & self.graph & (c["half_peak"] > c["peak"])
+        self.peak = np.where(kept, c["half_peak"], c["peak"])
+        self.int8 = self.quantised & ~kept
         self.element = np.where(self.half, 2.0, 4.0)
         self.input_bytes = np.where(self.int8 | self.low, 1.0, self.element)
         kinds = np.where(self.half & ~self.int8 & ~self.low, "half", precision.astype(str))
-        kinds = np.where(~columns.flags["native"], "emulated", kinds)
+        kinds = np.where(~columns.flags["native"] & ~kept, "emulated", kinds)
         self.kinds = [str(k) for k in kinds]
         arch_kind = [f"{a}.{k}" for a, k in zip(self.arch, self.kinds, strict=True)]
-        self.by_stack, self.by_kind = _Codes(self.stack), _Codes(self.kinds)
+        # NeMo's fp8 products come from the vendor's tuned library, those of others do not.
+        vendor = c.is_("runtime", "nemo") & (precision == "fp8")
+        tuned = [f"{k}_tuned" if v else k for k, v in zip(self.kinds, vendor, strict=True)]
+        self.by_stack, self.by_kind = _Codes(self.stack), _Codes(tuned)
         self.by_arch_kind = _Codes(arch_kind)
         self.by_process = _Codes([_PROCESS.get(a, "5nm") for a in self.arch])
-        self.graph = np.array([s.startswith(("tensorrt", "onnxruntime-t")) for s in self.stack])
         self.host_fused = np.array(
             [s.startswith(("compiled", "onnxruntime.", "nemo")) for s in self.stack]
         )
@@ -86,6 +105,10 @@ class StepModel:
         self.optimizer = columns.names["optimizer"].astype(str)
         self.frozen = columns.is_("task", "lora", "qlora")
         self.fused_attention = self._fused_attention()
+        share = [_FUSED_SHARE.get(a, _FUSED_OPEN) for a in self.arch]
+        self.fused_share = np.where(c.is_("runtime", "nemo"), _FUSED_VENDOR, share)
+        domain = [_DOMAIN.get(str(d), 0.0) for d in c.names["device"]]
+        self.domain = np.maximum(c["n_gpus"] / c["nodes"], np.minimum(domain, c["n_gpus"]))
         self.recompute = np.where(
             columns.is_("checkpointing", "full"), 1.0,
             np.where(columns.is_("checkpointing", "selective"), 0.15, 0.0),
@@ -103,6 +126,11 @@ class StepModel:
         stated = c.names["attention"].astype(str)
         default = c.is_("runtime", "nemo") | (c.is_("runtime", "pytorch") & c.flags["causal"])
         default |= c.flags["compiled"]
+        # TensorRT's plugins have such kernels for short half-precision and int8 encoders, from
+        # Turing on; an engine built from an exported graph has none.
+        short = (c["seq_len"] <= 512.0) & (self.half | self.quantised) & ~self.train
+        modern = ~np.isin(self.arch, ("Kepler", "Maxwell", "Pascal", "Volta"))
+        default |= c.is_("runtime", "tensorrt") & ~c.flags["serving"] & short & modern
         eager = np.isin(stated, ("eager", "unfused", "torch"))
         return np.where(stated == "", default, ~eager).astype(bool)
 
@@ -116,7 +144,7 @@ class StepModel:
     def rate(self, theta: Coefficients) -> Floats:
         """Sustained FLOP/s of large products: specification, kernel quality and power limit."""
         c = self.c
-        rate = c["peak"] * self.constants["share"]
+        rate = self.peak * self.constants["share"]
         rate = rate * self.by_stack.gather(theta, "gemm", 1.0)
         rate = rate * np.where(self.train, theta["gemm.train"], theta["gemm.infer"])
         rate = rate * self.by_kind.gather(theta, "kernel", 1.0)
@@ -133,7 +161,7 @@ class StepModel:
         )  # fmt: skip
         ceiling = 0.85 * c["watts"] / (energy * scale)
         rate = rate / (1.0 + (rate / ceiling) ** 4) ** 0.25
-        rate = rate / (1.0 + (rate / (1.15 * c["peak"])) ** 8) ** 0.125
+        rate = rate / (1.0 + (rate / (1.15 * self.peak)) ** 8) ** 0.125
         result: Floats = rate * np.where(c.flags["sparse"], theta["kernel.sparse"], 1.0)
         return result
 
@@ -145,13 +173,11 @@ class StepModel:
         self.adapted = self.kernel_constants(theta)
         forward, backward = self._products(theta, tokens, rate)
         attention_f, attention_b = self._attention(theta, seq, tokens, rate)
-        elementwise = self._elementwise(theta, tokens)
-        wide = c["bandwidth"] * 0.8
+        per_layer = self._elementwise(theta, tokens)
         backward_share = np.where(self.train, 1.0, 0.0)
         again = self.recompute
         gemm = self.layers * (forward * (1 + again) + backward * backward_share)
         attention = self.layers * (attention_f * (1 + again) + attention_b * backward_share)
-        per_layer = elementwise / wide
         light = self.layers * per_layer * (
             1 + again + backward_share * np.where(self.frozen, 0.7 * theta["elementwise.backward"],
                                                   theta["elementwise.backward"])
@@ -201,7 +227,7 @@ class StepModel:
         fewer kernels (no split-k in fused or quantised ones) than the tuned library behind
         gemm.csv, so small products fill the GPU worse: ``wave.*``.
         """
-        relative = self.c["peak"] / self.c["half_peak"]
+        relative = self.peak / self.c["half_peak"]
         extra = np.where(self.train, theta["wave.train"], theta["wave.infer"])
         return self.constants | {
             "k_half": self.constants["k_half"] * relative,
@@ -246,30 +272,40 @@ class StepModel:
         blocks = tokens / seq * c["num_heads"] / c["tp"] * (1.0 + seq / theta["attention.block"])
         filled = blocks / c["sms"]
         narrow = narrow * filled / (1.0 + filled**3) ** (1 / 3)
-        fused = flops * causal / (width * theta["attention.fused"] * narrow)
+        fused = (
+            flops * causal / (c["half_peak"] * self.fused_share * theta["attention.fused"] * narrow)
+        )
         scores = pairs * c["num_heads"] / c["tp"] * self.element
         eager = self.by_stack.gather(theta, "scores", 1.0) * theta["attention.scores"]
-        slow = flops / (width * theta["attention.products"] * narrow) + scores * eager / (
-            c["bandwidth"] * 0.8
-        )
+        speed = c["bandwidth"] * 0.8
+        slow = flops / (width * theta["attention.products"] * narrow) + scores * eager / speed
         forward = np.where(self.fused_attention, fused, slow)
         backward = np.where(
             self.fused_attention, fused * 2.5 * theta["attention.fused_backward"],
             2.0 * flops / (width * theta["attention.products"] * narrow)
-            + scores * eager * theta["attention.scores_backward"] / (c["bandwidth"] * 0.8),
+            + scores * eager * theta["attention.scores_backward"] / speed,
         )  # fmt: skip
         return forward, backward
 
     def _elementwise(self, theta: Coefficients, tokens: Floats) -> Floats:
-        """Bytes of one layer's forward norms, biases, activations, residuals and dropout."""
+        """Seconds of one layer's forward norms, biases, activations, residuals and dropout.
+
+        Where every operator is a kernel, the passes over [tokens, hidden] and [tokens, inner] are
+        those of ``elementwise.hidden`` and ``.inner``; fused, two kernels of bias, residual and
+        norm read two tensors and write one, heads are split once, and the activation stays in
+        the product's epilogue or is one pass of its own.
+        """
         c = self.c
         fusion = self.by_stack.gather(theta, "elementwise", 1.0)
-        hidden = theta["elementwise.hidden"] * c["hidden_size"]
-        inner = np.where(c.flags["gated_mlp"], 1.5, 1.0) * c["ffn_size"]
-        inner = theta["elementwise.inner"] * inner / c["tp"]
+        fused = np.array([s.startswith(("tensorrt", "compiled", "nemo")) for s in self.stack])
+        wide = np.where(fused, theta["fused.hidden"], theta["elementwise.hidden"])
+        deep = np.where(fused, theta["fused.inner"], theta["elementwise.inner"])
+        inner = np.where(c.flags["gated_mlp"], 1.5, 1.0) * c["ffn_size"] / c["tp"]
         cast = np.where(self.low, theta["elementwise.cast"] * c["hidden_size"], 0.0)
         width = np.where(self.int8 & ~self.train, 1.4, self.element)
-        return tokens * (hidden + inner + cast) * width * fusion
+        moved = fusion * tokens * width * (wide * c["hidden_size"] + cast + deep * inner)
+        seconds: Floats = moved / (c["bandwidth"] * 0.8)
+        return seconds
 
     def _adapters(self, theta: Coefficients, tokens: Floats) -> Floats:
         c = self.c
@@ -334,7 +370,9 @@ class StepModel:
     def _tensor_parallel(self, theta: Coefficients, tokens: Floats) -> Floats:
         """Exposed all-reduces of a micro-step: two a layer forward, two backward."""
         c = self.c
-        inside, _ = self._links(theta)
+        inside, network = self._links(theta)
+        wide = np.minimum(inside, network * self.domain)
+        inside = np.where(c["tp"] > self.domain, wide, inside)
         payload = tokens * c["hidden_size"] * 2.0
         calls = self.layers * np.where(self.train, 4.0 + 2.0 * self.recompute, 2.0)
         each = ring_seconds(
@@ -349,9 +387,10 @@ class StepModel:
         c = self.c
         inside, network = self._links(theta)
         ranks = c["data_parallel"]
-        local = np.maximum(1.0, c["n_gpus"] / c["nodes"] / c["tp"])
+        local = np.maximum(1.0, self.domain / c["tp"])
         crosses = ranks > local
-        bandwidth = np.where(crosses, np.minimum(inside, network), inside)
+        # Rings leave a node through the adapters of all ranks in it.
+        bandwidth = np.where(crosses, np.minimum(inside, network * local), inside)
         alpha = np.where(crosses, 4.0, 1.0) * theta["link.alpha"] * 1e-6
         weights = (c["backbone_parameters"] + c["lm_head_parameters"]) / (c["tp"] * c["pp"])
         trainable = np.where(self.frozen, np.maximum(c["trainable_parameters"], 0.003 * weights),

@@ -99,10 +99,10 @@ def both(job: Job, catalog: Catalog, **restrict):
 
 def test_tight_deadline_buys_speed(market: Catalog) -> None:
     relaxed, ways = both(job_of(BERT), market)
-    hurried, _ = both(job_of(BERT + "objective: {deadline: 45m}\n"), market)
+    hurried, _ = both(job_of(BERT + "objective: {deadline: 50m}\n"), market)
     # Without a deadline the cheapest way is slow; the deadline is met with 90 % probability at the
     # least extra money, not with the fastest machine.
-    assert relaxed.high > 45 * 60 >= hurried.high
+    assert relaxed.high > 50 * 60 >= hurried.high
     assert relaxed.usd < hurried.usd
     assert hurried.usd < min(ways, key=lambda w: w.seconds).usd
 
