@@ -1,22 +1,45 @@
-"""Read an artifact while it still arrives.
+"""Read a dataset while it still arrives.
 
-`stream_split` hands out a split shard by shard, so that a first pass over the data begins with the
-first shard, not after the last; a second pass finds everything on the hot tier and maps it.
+A `Stager` brings the shards of a dataset from whatever tier holds them, a few ahead, and lays their
+columns into flat files at the places that the index gives them (`shard_index`). Readers in other
+processes map those files at once and wait, through `Arrivals`, only for the shards whose rows they
+are about to use. When all have come, the files are the whole dataset, mapped, and the hot tier
+holds the artifact.
+
+Below ``<dataset>/.stream``: ``<split>/<column>.npy``; ``<split>/ready-<n>`` once shard n is in
+them; ``alive``, touched while the stager lives; ``failed.json`` when it cannot go on.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from components.lib.dataset import Split, load_shard, read_manifest
+from components.contract import DataError, StepError, SuanliError
+from components.lib.dataset import TOKEN_LEVEL, ImageBytes, Split, read_shard
+from components.lib.prefetch import make_room
+from components.lib.shard_index import IMAGE, SplitIndex
 from components.storage import Store
 
+# Files on their way at a time, besides the one that is waited for: the memory that they take.
 AHEAD_SHARDS = 4
+FOLDER = ".stream"
+ALIVE, FAILED = "alive", "failed.json"
+HEARTBEAT_SECONDS = 1.0
+# A stager that was killed touches nothing any more; a machine that swaps may take its time.
+SILENT_SECONDS = 60.0
+POLL_SECONDS = 0.005
 
 
 def stream_files(
@@ -44,21 +67,274 @@ def stream_files(
                 future.cancel()
 
 
-def stream_split(
-    store: Store, uri: str, split: str, destination: Path, *, seed: int | None = None
-) -> Iterator[Split]:
-    """Yield a split shard by shard as it arrives from whatever tier holds it.
+class FlatSplit:
+    """The flat files of one split: every column as it will be, filled shard by shard.
 
     Args:
-        seed: shuffles the order of the shards; None keeps that of the source.
-
-    Raises:
-        DataError: the dataset has no such split, or a shard is missing or corrupted.
+        folder: where they are, this split's own.
+        index: of the split.
     """
-    next(stream_files(store, uri, ["manifest.json"], destination))
-    shards = read_manifest(destination)["splits"].get(split, {"shards": []})["shards"]
-    names = [entry["file"] for entry in shards]
-    if seed is not None:
-        names = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    for path in stream_files(store, uri, names, destination):
-        yield load_shard(split, path)
+
+    def __init__(self, folder: Path, index: SplitIndex) -> None:
+        self.folder = folder
+        self.index = index
+        ends = np.concatenate([[0], np.cumsum(index.lengths)]).astype(np.int64)
+        self.offsets = ends
+        # Where each shard begins, in rows and in tokens (or bytes of images).
+        self._first_row = np.concatenate([[0], np.cumsum(index.shard_rows)]).astype(np.int64)
+        self._first_item = ends[self._first_row]
+        self._known = np.zeros(int(index.tokens.max(initial=-1)) + 1, bool)
+        self._known[index.tokens] = True
+
+    def allocate(self) -> None:
+        """Make the files, of holes."""
+        self.folder.mkdir(parents=True)
+        for name, kind in self.index.columns.items():
+            sizes = (int(self._ends(name)[-1]),)
+            np.lib.format.open_memmap(self._path(name), "w+", np.dtype(kind), sizes).flush()
+
+    def fill(self, number: int, shard: Path) -> None:
+        """Write the columns of shard `number` to their places, then say that it is there.
+
+        Raises:
+            DataError: it is not the shard that the index describes.
+            OSError: the disk is full.
+        """
+        columns = read_shard(shard)
+        lengths = np.diff(columns.pop("offsets"))
+        first, last = self._first_row[number : number + 2]
+        kinds = {name: array.dtype.name for name, array in columns.items()}
+        same = kinds == self.index.columns and np.array_equal(
+            lengths, self.index.lengths[first:last]
+        )
+        if not same or not self._all_known(columns.get("input_ids")):
+            raise DataError(
+                f"{shard}: is not the shard that the index describes", remedy="run ingest again"
+            )
+        for name, array in columns.items():
+            mapped = np.load(self._path(name), mmap_mode="r")
+            at = mapped.offset + int(self._ends(name)[number]) * mapped.itemsize
+            _write_at(self._path(name), np.ascontiguousarray(array).view(np.uint8), at)
+        self._mark(number).touch()
+
+    def _all_known(self, ids: NDArray[np.int32] | None) -> bool:
+        if ids is None or not len(ids):
+            return True
+        inside = ids.min() >= 0 and ids.max() < len(self._known)
+        return bool(inside and self._known[ids].all())
+
+    def is_ready(self, number: int) -> bool:
+        """Whether the rows of shard `number` are in the files."""
+        return self._mark(number).exists()
+
+    def split(self) -> Split:
+        """Return the split, mapped; rows of shards that are not there yet are zeros."""
+        columns = {name: np.load(self._path(name), mmap_mode="r") for name in self.index.columns}
+        image = columns.pop(IMAGE, None)
+        if image is not None:
+            none = np.zeros(self.index.rows + 1, np.int64)
+            ids, offsets, images = np.empty(0, np.int32), none, ImageBytes(image, self.offsets)
+            lengths = none[1:].astype(np.int32)
+        else:
+            ids, offsets, images = columns.pop("input_ids"), self.offsets, None
+            lengths = self.index.lengths.astype(np.int32)
+        return Split(
+            name=self.index.name,
+            rows=self.index.rows,
+            offsets=offsets,
+            input_ids=ids,
+            lengths=lengths,
+            columns=columns,
+            images=images,
+        )
+
+    def _ends(self, name: str) -> NDArray[np.int64]:
+        items = name in ("input_ids", IMAGE, *TOKEN_LEVEL)
+        return self._first_item if items else self._first_row
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _mark(self, number: int) -> Path:
+        return self.folder / f"ready-{number}"
+
+
+def _write_at(path: Path, body: NDArray[np.uint8], at: int) -> None:
+    """Write by system calls: a full disk is an error then, and not the signal that it is in a
+    mapped file."""
+    view, handle = memoryview(body), os.open(path, os.O_WRONLY)
+    try:
+        while view:
+            count = os.pwrite(handle, view, at)
+            view, at = view[count:], at + count
+    finally:
+        os.close(handle)
+
+
+class Stager:
+    """Brings a dataset in the background; a context manager, whose files are there on entry.
+
+    Leaving ends it after the files that are on their way, complete or not.
+
+    Args:
+        store: the tiers.
+        uri: the dataset.
+        folder: where it is laid out.
+        index: of the splits that are needed.
+        order: (split, shard number), as they will be needed.
+
+    Attributes:
+        bytes: of the shards that have come.
+        seconds: from the start to the last of them.
+        failure: why it could not go on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        uri: str,
+        folder: Path,
+        index: dict[str, SplitIndex],
+        order: Sequence[tuple[str, int]],
+    ) -> None:
+        self.bytes = 0
+        self.seconds = 0.0
+        self.failure: StepError | None = None
+        self._store, self._uri, self._folder = store, uri, folder
+        self._order = order
+        self._flat = {n: FlatSplit(folder / FOLDER / n, part) for n, part in index.items()}
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=f"stager-{work.__name__}", daemon=True)
+            for work in (self._bring, self._beat)
+        ]
+
+    def __enter__(self) -> Stager:
+        # What an earlier attempt left is laid in again: it may have died before the disk had it.
+        shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
+        for flat in self._flat.values():
+            flat.allocate()
+        (self._folder / FOLDER / ALIVE).touch()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
+            os.utime(self._folder / FOLDER / ALIVE)
+
+    def _bring(self) -> None:
+        try:
+            make_room(self._store, self._store.size_bytes(self._uri))
+            self._shards()
+        except Exception as error:  # whatever it is, the readers must not wait for ever
+            remedy = getattr(error, "remedy", None) or "run again: what has come is kept"
+            why = (
+                str(error) if isinstance(error, SuanliError) else f"{type(error).__name__}: {error}"
+            )
+            self.failure = StepError(f"the dataset does not arrive whole: {why}", remedy=remedy)
+            _leave(self._folder / FOLDER / FAILED, self.failure)
+            return
+        with suppress(SuanliError, OSError):  # of no concern to training
+            self._rest()
+
+    def _shards(self) -> None:
+        files = [self._flat[split].index.files[number] for split, number in self._order]
+        start = time.perf_counter()
+        coming = stream_files(self._store, self._uri, files, self._folder)
+        for (split, number), path in zip(self._order, coming, strict=False):
+            if self._stopped.is_set():
+                coming.close()
+                return
+            self._flat[split].fill(number, path)
+            self.bytes += path.stat().st_size
+            self.seconds = time.perf_counter() - start
+
+    def _rest(self) -> None:
+        """Bring what training does not read, so that the hot tier holds the artifact for others."""
+        if self._store.local_root("hot") is None:
+            return
+        manifest = self._store.manifest(self._uri)
+        here = {self._flat[split].index.files[number] for split, number in self._order}
+        names = [e["path"] for e in manifest["files"] if e["path"] not in here]
+        coming = stream_files(self._store, self._uri, names, self._folder)
+        for _ in coming:
+            if self._stopped.is_set():
+                coming.close()
+                return
+        self._store.keep_hot(manifest, self._folder)
+
+
+def _leave(path: Path, error: StepError) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"message": error.message, "remedy": error.remedy}))
+    partial.replace(path)
+
+
+class Arrivals:
+    """What a reader knows of a dataset that a `Stager`, perhaps of another process, brings."""
+
+    def __init__(self, folder: Path, index: dict[str, SplitIndex]) -> None:
+        self._folder = folder / FOLDER
+        self.index = index
+        self._flat = {n: FlatSplit(self._folder / n, part) for n, part in index.items()}
+        self._shard_of_row = {name: part.shard_of_row for name, part in index.items()}
+        self._ready = {name: np.zeros(len(part.files), bool) for name, part in index.items()}
+
+    def split(self, name: str) -> Split:
+        """Return a split of which only the rows that were waited for may be read."""
+        return self._flat[name].split()
+
+    def labels(self, name: str) -> NDArray[np.int64]:
+        """Return the classes that occur among the scored labels of a split."""
+        return np.array(list(self.index[name].label_counts), np.int64)
+
+    def class_counts(self, name: str, classes: int) -> NDArray[np.int64]:
+        """Return how often each class occurs among the scored labels of a split."""
+        counts = np.zeros(classes, np.int64)
+        for label, count in self.index[name].label_counts.items():
+            counts[label] = count
+        return counts
+
+    def wait(self, split: str, rows: NDArray[np.int64] | None = None) -> None:
+        """Return when `rows` of a split are there, or all of them.
+
+        Raises:
+            StepError: the stager cannot go on, or is gone.
+        """
+        ready = self._ready[split]
+        wanted = slice(None) if rows is None else self._shard_of_row[split][rows]
+        if ready[wanted].all():
+            return
+        for number in np.unique(np.arange(len(ready))[wanted]).tolist():
+            while not (ready[number] or self._flat[split].is_ready(number)):
+                self._look_for_trouble()
+                time.sleep(POLL_SECONDS)
+            ready[number] = True
+
+    def wait_first(self, split: str) -> NDArray[np.int64]:
+        """Wait for any shard that has rows, and return them."""
+        while True:
+            for number in np.flatnonzero(self.index[split].shard_rows).tolist():
+                if self._flat[split].is_ready(number):
+                    return np.flatnonzero(self._shard_of_row[split] == number)
+            self._look_for_trouble()
+            time.sleep(POLL_SECONDS)
+
+    def _look_for_trouble(self) -> None:
+        try:
+            document = json.loads((self._folder / FAILED).read_bytes())
+        except FileNotFoundError:
+            pass
+        else:
+            raise StepError(document["message"], remedy=document["remedy"])
+        silent = time.time() - (self._folder / ALIVE).stat().st_mtime
+        if silent > SILENT_SECONDS:
+            raise StepError(
+                f"nobody has brought the dataset for {silent:.0f} s", remedy="run again"
+            )
