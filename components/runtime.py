@@ -67,6 +67,7 @@ class StepContext:
     peak_child_memory_bytes: int = 0
     energy_joules: float | None = None
     coming: Prefetch | None = None
+    began: float = field(default_factory=time.perf_counter)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -96,6 +96,8 @@ def train(job: Job, world: World, data: Data) -> Run:
             norm = trainee.step(history.step, rate, job.clip_norm)
         world.settle()  # the norm, a number by now, came after all else
         history.advance(mean_loss, rate)
+        if history.step == 1 and world.rank == 0:
+            report.emit("first_step")
 
         at_end = position == feed.steps_per_epoch - 1 or history.step == total
         if at_end:

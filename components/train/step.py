@@ -168,6 +168,9 @@ class Attempt:
             case "progress":
                 figures = {k: v for k, v in event.items() if k not in ("fraction", "message")}
                 self.context.progress(event["fraction"], event["message"], **figures)
+            case "first_step":
+                since = time.perf_counter() - self.context.began
+                self.context.metrics.setdefault("first_step_after_s", round(since, 3))
             case "finished":
                 self.finished = event
             case "error":

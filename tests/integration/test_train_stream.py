@@ -78,16 +78,24 @@ def run_step(folder, dataset, monkeypatch, *, delay=0.0, **training):
     return store, output, store.get_json("runs/r/steps/train.json")
 
 
+@pytest.fixture(scope="module")
+def quick(dataset, tmp_path_factory):
+    """A run whose shards come at once: store, output, report."""
+    with pytest.MonkeyPatch.context() as patch:
+        return run_step(tmp_path_factory.mktemp("quick"), dataset, patch)
+
+
 def losses(report):
     return [point["loss"] for point in report["series"]["loss"]]
 
 
 @pytest.mark.slow
-def test_a_streamed_run_is_the_same_whenever_its_shards_arrive(dataset, tmp_path, monkeypatch):
-    store, output, quick = run_step(tmp_path / "quick", dataset, monkeypatch)
-    _, again, slow = run_step(tmp_path / "slow", dataset, monkeypatch, delay=1.0)
-    assert output == again  # the model, bit for bit
-    assert losses(quick) == losses(slow)
+def test_a_streamed_run_is_the_same_whenever_its_shards_arrive(
+    dataset, quick, tmp_path, monkeypatch
+):
+    store, output, slow = run_step(tmp_path / "slow", dataset, monkeypatch, delay=1.0)
+    assert output == quick[1]  # the model, bit for bit
+    assert losses(quick[2]) == losses(slow)
     assert slow["seconds"]["stream_wait"] > 0.1
     assert slow["seconds"]["load"] > 0
     assert "the first epoch took the dataset's shards as they arrived" in slow["notes"]
@@ -131,9 +139,9 @@ def children():
 
 @pytest.mark.slow
 def test_killed_in_the_first_epoch_it_goes_on_with_what_it_has_not_seen(
-    dataset, tmp_path, monkeypatch
+    dataset, quick, tmp_path, monkeypatch
 ):
-    _, expected, straight = run_step(tmp_path / "straight", dataset, monkeypatch)
+    _, expected, straight = quick
     killed = threading.Event()
 
     def kill_when_it_has_a_checkpoint():

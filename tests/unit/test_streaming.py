@@ -334,3 +334,29 @@ def test_a_resumed_run_brings_first_what_it_has_not_seen(store, tmp_path, monkey
     unseen = set(index["train"].shard_of_row[epoch.rows[320:]].tolist())
     assert {n for _, n in later[:split_at]} == unseen
     assert 0 < len(unseen) < 30
+
+
+def test_a_pod_of_a_train_job_brings_its_dataset_too(store, tmp_path, monkeypatch):
+    import torch
+
+    from components.train import node
+    from components.train.setup import load_data
+    from components.train.world import World
+
+    folder = texts(tmp_path, monkeypatch)
+    uri = store.put_folder(folder, kind="dataset", tier="warm")
+    monkeypatch.setattr(stream, "LEAST_BYTES", 1)
+    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    for name, least, streamed in (("a", 1, True), ("b", 1 << 40, False)):
+        monkeypatch.setattr(stream, "LEAST_BYTES", least)
+        job = make_job(tmp_path / name, node.place_of(uri), "text-classification",
+                       class_weights="balanced")  # fmt: skip
+        with node.taken_in(store, uri, world, job) as ready:
+            assert ready.streamed is streamed
+            data = load_data(ready)
+            if streamed:
+                data.arrivals.wait("train")
+                weights = data.task.class_weights
+            assert data.train.tokens == load_split(folder, "train").tokens
+    assert np.array_equal(data.task.class_weights, weights)
