@@ -264,7 +264,8 @@ def _object_sides(
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
     from components.lib.manifests import PARALLEL_BLOBS
-    from components.lib.objects import CONCURRENCY, PART_BYTES, ObjectBucket
+    from components.lib.object_transfers import CONCURRENCY, PART_BYTES
+    from components.lib.objects import ObjectBucket
 
     bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
     config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
