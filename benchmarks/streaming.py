@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.storage import swift_bucket
+from benchmarks.storage_objects import swift_bucket
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, VALIDATION, BLOCK_ROWS = 48_000, 2_000, 1_024
