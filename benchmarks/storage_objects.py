@@ -93,16 +93,18 @@ def _object_sides(
     """Return what moves every file of `folder` by each side, for put and for get.
 
     All move files of an artifact at once: ours as many as `Store` does, each with one request or
-    with parts; boto3's transfer manager with as many requests and parts as large as ours.
+    with parts; boto3's transfer manager with its own settings (parts of 8 MiB, ten requests at a
+    time) and, as ``boto3 so set``, with parts as large and as many as ours.
     """
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
     from components.lib.manifests import PARALLEL_BLOBS
-    from components.lib.object_transfers import CONCURRENCY, PART_BYTES
+    from components.lib.object_transfers import PART_BYTES, PARTS_AT_A_TIME
     from components.lib.objects import ObjectBucket
 
     bucket = ObjectBucket(f"s3://bench/p?endpoint={endpoint}")
-    config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
+    own = TransferConfig()
+    same = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=PARTS_AT_A_TIME)
     paths = sorted(folder.iterdir())
     target = folder / "out"
     target.mkdir()
@@ -114,7 +116,7 @@ def _object_sides(
 
         return run
 
-    def theirs(verb: str) -> Callable[[], object]:
+    def theirs(verb: str, config: Any) -> Callable[[], object]:
         def run() -> None:
             with create_transfer_manager(boto, config) as manager:
                 ways = {
@@ -128,12 +130,17 @@ def _object_sides(
 
         return run
 
-    sides: dict[str, dict[str, Callable[[], object]]] = {
-        "put": {"ours": ours(lambda path: bucket.upload(path.name, path)), "boto3": theirs("put")},
-        "get": {
-            "ours": ours(lambda path: bucket.download(path.name, target / path.name)),
-            "boto3": theirs("get"),
-        },
+    moves: dict[str, Callable[[Path], object]] = {
+        "put": lambda path: bucket.upload(path.name, path),
+        "get": lambda path: bucket.download(path.name, target / path.name),
+    }
+    sides = {
+        verb: {
+            "ours": ours(move),
+            "boto3": theirs(verb, own),
+            "boto3 so set": theirs(verb, same),
+        }
+        for verb, move in moves.items()
     }
     if s3fs is not None and len(paths) == 1:
         other, path = s3fs, str(paths[0])

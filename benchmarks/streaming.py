@@ -1,5 +1,5 @@
 """Training that begins while its dataset arrives, against staging it first, from one slow store:
-``python -m benchmarks.streaming [--megabytes-per-second 0.5] [--rounds 3]``.
+``python -m benchmarks.streaming [--megabytes-per-second 0.25] [--rounds 3]``.
 
 Each round trains the same model twice from a warm tier on Swift, an S3 server on loopback, behind a
 line of that speed, with an empty hot tier: once with the first epoch streamed, once staged whole;
@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.storage_objects import swift_bucket
 
 RESULTS = Path(__file__).parent / "results"
-ROWS, VALIDATION, BLOCK_ROWS = 48_000, 2_000, 1_024
+ROWS, VALIDATION, BLOCK_ROWS = 20_000, 1_000, 512
 WORDS = 3_000
 SEED = 11
 
@@ -41,7 +41,7 @@ from components.storage import Store, Tiers
 from components.train import step, stream
 tiers, uri, side = Tiers.from_json(sys.argv[1]), sys.argv[2], sys.argv[3]
 stream.LEAST_BYTES = 1 if side == "streamed" else 1 << 60
-training = {"epochs": 2, "global_batch": 64, "learning_rate": 5e-4}
+training = {"epochs": 2, "global_batch": 256, "learning_rate": 1e-3}
 arguments = {"task": "text-classification", "model": {"config": "bert-tiny"}, "training": training}
 config = {"step": "train", "arguments": arguments, "plan_hash": "0" * 64, "requested": {}}
 if __name__ == "__main__":
@@ -53,7 +53,7 @@ if __name__ == "__main__":
 
 
 def write_texts(path: Path, rows: int, seed: int) -> None:
-    """Write texts of 8 to 24 of many words; a twentieth of the words tell the label."""
+    """Write texts of 30 to 60 of many words, one of which tells the label."""
     generator = random.Random(seed)
     vocabulary = json.loads(_vocabulary())
     telling = {str(label): vocabulary[label * 75 : label * 75 + 75] for label in range(2)}
@@ -63,7 +63,7 @@ def write_texts(path: Path, rows: int, seed: int) -> None:
         writer.writerow(["text", "label"])
         for _ in range(rows):
             label = str(generator.randrange(2))
-            words = generator.choices(rest, k=generator.randrange(8, 25))
+            words = generator.choices(rest, k=generator.randrange(30, 61))
             words[generator.randrange(len(words))] = generator.choice(telling[label])
             writer.writerow([" ".join(words), label])
 
@@ -168,7 +168,7 @@ def measure(megabytes_per_second: float, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes-per-second", type=float, default=0.15)
+    parser.add_argument("--megabytes-per-second", type=float, default=0.25)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="default: results/streaming-<today>.json")
     arguments = parser.parse_args()

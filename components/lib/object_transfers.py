@@ -15,14 +15,16 @@ from typing import Any
 SINGLE_BYTES = 64 << 20
 # Of bodies larger than this only so many are in memory at a time.
 LARGE_BODY_BYTES, LARGE_BODIES = 8 << 20, 4
-PART_BYTES = 16 << 20
+# A part costs the server about as much as 10 MiB of body: four of 32 MiB at a time are 7 % quicker
+# than eight of 16 MiB, and take the same memory.
+PART_BYTES, PARTS_AT_A_TIME = 32 << 20, 4
 MULTIPART_PARTS = 9_000  # S3 allows 10,000
 RANGE_BYTES = 64 << 20
 # One stream is quicker than several ranges until it takes about a second (at 100 MB/s).
 STREAM_BYTES = 96 << 20
 READ_BYTES = 4 << 20
 RANGE_READ_BYTES = 1 << 20
-CONCURRENCY = 8
+RANGES_AT_A_TIME = 8
 
 
 def in_parts(size: int) -> bool:
@@ -71,7 +73,7 @@ class Transfers:
             attributes=self._attributes,
             use_multipart=part_bytes is not None,
             chunk_size=part_bytes or SINGLE_BYTES,
-            max_concurrency=CONCURRENCY,
+            max_concurrency=PARTS_AT_A_TIME,
         )
 
     def download(self, key: str, target: Path) -> str:
@@ -101,7 +103,7 @@ class Transfers:
     def _ranges(self, key: str, size: int, target: Path) -> str:
         """Write ranges to their places as they arrive, several at once; hash each when it and all
         before it are there, while others arrive."""
-        with target.open("w+b") as stream, ThreadPoolExecutor(CONCURRENCY) as pool:
+        with target.open("w+b") as stream, ThreadPoolExecutor(RANGES_AT_A_TIME) as pool:
             handle = stream.fileno()
             starts = range(0, size, RANGE_BYTES)
             ends = [min(start + RANGE_BYTES, size) for start in starts]
