@@ -7,6 +7,7 @@ import threading
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from components.contract import DataError, StepError
@@ -14,7 +15,8 @@ from components.ingest import shards
 from components.lib import batching, streaming
 from components.lib.buckets import blob_key
 from components.lib.dataset import load_split, read_manifest
-from components.lib.shard_index import read_index
+from components.lib.images import pixels
+from components.lib.shard_index import join_rows, read_index, write_row
 from components.lib.streaming import Arrivals, Stager
 from components.storage import Store, Tiers
 from components.train import stream
@@ -74,6 +76,34 @@ def test_the_index_says_what_the_shards_hold(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="other train shards"):
         read_index(folder, other)
     assert read_index(folder, {**manifest, "index": None}) is None
+
+
+@pytest.mark.parametrize("task", ["token-classification", "text-pair-ranking", "causal-lm"])
+def test_the_index_of_other_tasks(task, tmp_path):
+    folder = make_dataset(tmp_path / "d", task, rows=20)
+    part = indexed(folder, task)["train"]
+    split = load_split(folder, "train")
+    assert part.lengths.tolist() == split.lengths.tolist()
+    assert part.tokens.tolist() == np.unique(split.input_ids).tolist()
+    if task == "token-classification":
+        scored = split.columns["labels"][split.columns["labels"] >= 0]
+        assert part.label_counts == {n: int((scored == n).sum()) for n in (0, 1)}
+        assert part.columns["labels"] == "int32"
+    else:
+        assert part.label_counts == {}
+    assert part.label_max == (1.0 if task == "text-pair-ranking" else None)
+
+
+def indexed(folder, task):
+    """Give a dataset of one shard a split its index."""
+    manifest, rows = read_manifest(folder), []
+    for name in ("train", "validation"):
+        rows.append(folder.parent / f"{name}.row")
+        table = pq.read_table(folder / f"{name}.parquet")
+        write_row(rows[-1], table, task=task, split=name, file=f"{name}.parquet")
+    manifest["index"] = join_rows(rows, folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return read_index(folder, manifest)
 
 
 def test_a_broken_ingest_leaves_the_same_index(tmp_path, monkeypatch):
@@ -158,20 +188,8 @@ def test_what_arrives_is_what_was_stored_whatever_the_order(store, tmp_path, mon
 
 
 def test_images_arrive_too(store, tmp_path):
-    from components.lib.images import pixels
-    from components.lib.shard_index import join_rows, write_row
-
     folder = make_dataset(tmp_path / "in", "image-classification", rows=20)
-    manifest = read_manifest(folder)
-    import pyarrow.parquet as pq
-
-    rows = []
-    for name in ("train", "validation"):
-        rows.append(tmp_path / f"{name}.row")
-        table = pq.read_table(folder / f"{name}.parquet")
-        write_row(rows[-1], table, task="image-classification", split=name, file=f"{name}.parquet")
-    manifest["index"] = join_rows(rows, folder)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    indexed(folder, "image-classification")
     uri, index = head(store, folder, tmp_path / "d")
     with Stager(store, uri, tmp_path / "d", index, [("train", 0), ("validation", 0)]):
         arrivals = Arrivals(tmp_path / "d", index)
