@@ -1,14 +1,15 @@
 """Training that begins while its dataset arrives, against staging it first, from one slow store:
-``python -m benchmarks.streaming [--megabytes-per-second 0.25] [--rounds 3]``.
+``python -m benchmarks.streaming [--megabytes-per-second 0.15] [--rounds 3]``.
 
 Each round trains the same model twice from a warm tier on Swift, an S3 server on loopback, behind a
 line of that speed, with an empty hot tier: once with the first epoch streamed, once staged whole;
 which comes first changes from round to round. Reported: seconds until the first optimiser step and
 until the step's end, both from the step's start, and the ratio of the two sides within each round.
 
-The data are made: texts whose label is told by their words, in many small shards, so that a
-benchmark of minutes has the proportions of a large dataset. Training on it takes about as long an
-epoch as the line takes for all of it; where the line takes less, there is less to win.
+The data are made: texts whose label is told by their words, in many small shards, so that one epoch
+of a benchmark of minutes has the proportions of a large dataset: it takes about as long as the line
+takes for all shards. Where the line is quicker, or epochs are many, there is less to win. The
+tokenizer, a sixth of the bytes here and nothing of a large dataset, comes first on both sides.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 from benchmarks.storage_objects import swift_bucket
 
 RESULTS = Path(__file__).parent / "results"
-ROWS, VALIDATION, BLOCK_ROWS = 20_000, 1_000, 512
+ROWS, VALIDATION, BLOCK_ROWS = 16_000, 1_000, 400
 WORDS = 3_000
 SEED = 11
 
@@ -41,7 +42,7 @@ from components.storage import Store, Tiers
 from components.train import step, stream
 tiers, uri, side = Tiers.from_json(sys.argv[1]), sys.argv[2], sys.argv[3]
 stream.LEAST_BYTES = 1 if side == "streamed" else 1 << 60
-training = {"epochs": 2, "global_batch": 256, "learning_rate": 1e-3}
+training = {"epochs": 1, "global_batch": 256, "learning_rate": 1e-3}
 arguments = {"task": "text-classification", "model": {"config": "bert-tiny"}, "training": training}
 config = {"step": "train", "arguments": arguments, "plan_hash": "0" * 64, "requested": {}}
 if __name__ == "__main__":
@@ -168,7 +169,7 @@ def measure(megabytes_per_second: float, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes-per-second", type=float, default=0.25)
+    parser.add_argument("--megabytes-per-second", type=float, default=0.15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="default: results/streaming-<today>.json")
     arguments = parser.parse_args()
