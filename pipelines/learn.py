@@ -90,7 +90,7 @@ class Moved:
         """Add what a step moved. Ingest reads its source where it lies: only what it wrote."""
         ways = [(report.bytes_out, report.seconds.get("stage_out", 0.0))]
         if report.kind != "ingest":
-            streamed = float(report.workload.get("streamed_bytes", 0.0))
+            streamed = int(report.workload.get("streamed_bytes", 0))
             ways.append((report.bytes_in - streamed, report.seconds.get("stage_in", 0.0)))
             ways.append((streamed, float(report.workload.get("streamed_seconds", 0.0))))
         for size, seconds in ways:

@@ -127,11 +127,22 @@ class Transfers:
         return digest.hexdigest()
 
     def _range(self, key: str, handle: int, start: int, end: int) -> None:
+        """Write a range to its place; what breaks off, as every request does that a slow line keeps
+        longer than its time-out, goes on where it broke as long as something arrives."""
         import obstore
+        from obstore.exceptions import BaseError
 
-        answer = obstore.get(self._store, key, options={"range": (start, end)})
         at = start
-        for body in answer.stream(min_chunk_size=RANGE_READ_BYTES):
-            at += os.pwrite(handle, body, at)
-        if at != end:
-            raise ConnectionError(f"{self._uri}/{key}: {at - start} of {end - start} bytes arrived")
+        while at < end:
+            before = at
+            try:
+                answer = obstore.get(self._store, key, options={"range": (at, end)})
+                for body in answer.stream(min_chunk_size=RANGE_READ_BYTES):
+                    at += os.pwrite(handle, body, at)
+            except (BaseError, OSError):
+                if at == before:
+                    raise
+            if at == before:
+                raise ConnectionError(
+                    f"{self._uri}/{key}: {at - start} of {end - start} bytes arrived"
+                )

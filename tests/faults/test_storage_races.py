@@ -522,3 +522,40 @@ def test_a_file_that_changes_while_it_is_stored_never_gets_a_wrong_name(
     for entry in bucket.list("blobs"):
         body = bucket.read(entry.key)
         assert entry.key in ("blobs/k", blob_key(hashlib.sha256(body).hexdigest()))
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_range_goes_on_where_it_broke(bucket, tmp_path, monkeypatch, arrives):
+    """A slow line breaks every request after a while: only what brings nothing is an error."""
+    import obstore
+
+    body = bytes(range(256)) * 400
+    (tmp_path / "source").write_bytes(body)
+    bucket.upload("blobs/large", tmp_path / "source")
+    for name, size in (("STREAM_BYTES", 1000), ("RANGE_BYTES", 40_000), ("RANGE_READ_BYTES", 1)):
+        monkeypatch.setattr(object_transfers, name, size)
+    monkeypatch.setattr(objects, "TRANSFER_ATTEMPTS", 1)
+    real, asked = obstore.get, []
+
+    class Breaks:
+        def __init__(self, answer):
+            self.meta, self._answer = answer.meta, answer
+
+        def stream(self, **_):
+            if arrives:
+                yield bytes(self._answer.bytes())[:9_000]
+            raise OSError("the line broke")
+
+    def get(store, path, **options):
+        asked.append(options.get("options"))
+        return Breaks(real(store, path, **options))
+
+    monkeypatch.setattr(obstore, "get", get)
+    if arrives:
+        digest = bucket.download("blobs/large", tmp_path / "target")
+        assert digest == hashlib.sha256(body).hexdigest()
+        assert (tmp_path / "target").read_bytes() == body
+        assert len(asked) == 1 + 5 + 5 + 3
+    else:
+        with pytest.raises(StepError, match="the line broke"):
+            bucket.download("blobs/large", tmp_path / "target")
