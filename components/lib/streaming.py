@@ -32,7 +32,7 @@ from components.lib.prefetch import make_room
 from components.lib.shard_index import IMAGE, SplitIndex
 from components.storage import Store
 
-# Files on their way at a time, besides the one that is waited for: the memory that they take.
+# Files on their way at a time, which bounds the memory that they take.
 AHEAD_SHARDS = 4
 FOLDER = ".stream"
 ALIVE, FAILED = "alive", "failed.json"
