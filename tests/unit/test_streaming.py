@@ -12,7 +12,7 @@ import pytest
 
 from components.contract import DataError, StepError
 from components.ingest import shards
-from components.lib import batching, streaming
+from components.lib import batching, flat_split, streaming
 from components.lib.buckets import blob_key
 from components.lib.dataset import load_split, read_manifest
 from components.lib.images import pixels
@@ -250,7 +250,7 @@ def test_a_full_disk_is_an_error_and_not_a_signal(store, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(streaming.os, "pwrite", full)
+    monkeypatch.setattr(flat_split.os, "pwrite", full)
     with (
         Stager(store, uri, tmp_path / "d", index, [("train", 0)]),
         pytest.raises(StepError, match="No space left on device"),
@@ -262,7 +262,7 @@ def test_few_shards_are_in_memory_or_on_their_way_at_a_time(store, tmp_path, mon
     folder = texts(tmp_path, monkeypatch, rows=480)
     uri, index = head(store, folder, tmp_path / "d")
     lock, flying, most = threading.Lock(), [0], [0]
-    real_fill, real_lay = streaming.FlatSplit.fill, store.lay_out
+    real_fill, real_lay = flat_split.FlatSplit.fill, store.lay_out
     filled = []
 
     def lay(entry, destination):
@@ -284,7 +284,7 @@ def test_few_shards_are_in_memory_or_on_their_way_at_a_time(store, tmp_path, mon
         real_fill(self, number, path)
 
     monkeypatch.setattr(store, "lay_out", lay)
-    monkeypatch.setattr(streaming.FlatSplit, "fill", slow)
+    monkeypatch.setattr(flat_split.FlatSplit, "fill", slow)
     order = [("train", i) for i in range(30)]
     with Stager(store, uri, tmp_path / "d", index, order) as coming:
         Arrivals(tmp_path / "d", index).wait("train")
