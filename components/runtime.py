@@ -33,6 +33,8 @@ COMPONENTS = Path(__file__).parent
 SAMPLE_SECONDS = 0.1
 # Where a dynamic pipeline's decide step leaves the later steps' configs, below the run's folder.
 DECIDED = "decided"
+# Inputs that a step takes in by itself: at its own pace (components/train/stream.py), or in part.
+TAKEN_BY_STEP = {"train": ("dataset",), "decide": ("dataset",)}
 REPORTED_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnx", "kfp", "datasets")
 
 
@@ -65,6 +67,7 @@ class StepContext:
     peak_child_memory_bytes: int = 0
     energy_joules: float | None = None
     coming: Prefetch | None = None
+    began: float = field(default_factory=time.perf_counter)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -81,9 +84,24 @@ class StepContext:
             if self.coming is not None:
                 self.coming.wait(uri)
             self.bytes_in += self.store.size_bytes(uri)
-            # Where the storage policy counts how often each artifact is read.
-            self.metrics.setdefault("artifacts_read", []).append(uri)
-            return self.store.fetch(uri, self.scratch / "inputs" / uri.rsplit("/", 1)[1][:16])
+            return self.store.fetch(uri, self.reads(uri))
+
+    def fetch_file(self, uri: str, name: str) -> Path:
+        """Return one verified file of the artifact at `uri`; the rest stays where it is."""
+        with self.phase("stage_in"):
+            [path] = self.store.fetch_part(uri, name, self.place_of(uri))
+            self.bytes_in += path.stat().st_size
+            return path
+
+    def reads(self, uri: str) -> Path:
+        """Count a read of the artifact at `uri`; return the folder where it is to be laid out."""
+        # Where the storage policy counts how often each artifact is read.
+        self.metrics.setdefault("artifacts_read", []).append(uri)
+        return self.place_of(uri)
+
+    def place_of(self, uri: str) -> Path:
+        """Return the folder where the artifact at `uri` is, or would be, laid out."""
+        return self.scratch / "inputs" / uri.rsplit("/", 1)[1][:16]
 
     def put(self, folder: Path, *, kind: str) -> str:
         """Store `folder` as an artifact on the hot tier and return its URI."""
@@ -227,7 +245,8 @@ def _run_and_record(
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     start = time.perf_counter()
     # Inputs that are not on the hot tier come while the step loads what it needs to start.
-    with MemorySampler() as memory, Prefetch(store, artifacts_in(inputs)) as context.coming:
+    ahead = {n: uri for n, uri in inputs.items() if n not in TAKEN_BY_STEP.get(kind, ())}
+    with MemorySampler() as memory, Prefetch(store, artifacts_in(ahead)) as context.coming:
         output = run(context)
     context.seconds["total"] = time.perf_counter() - start
     report = StepReport(

@@ -168,11 +168,12 @@ class Store:
         destination.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(PARALLEL_BLOBS) as pool:
             list(pool.map(partial(self.lay_out, destination=destination), entries))
-        self._keep_hot(manifest, destination)
+        self.keep_hot(manifest, destination)
         return destination
 
-    def _keep_hot(self, manifest: dict[str, Any], laid_out: Path) -> None:
-        """Make what was laid out an artifact of the hot tier, when that is local."""
+    def keep_hot(self, manifest: dict[str, Any], laid_out: Path) -> None:
+        """Make what was laid out whole, from other tiers, an artifact of the hot tier, when that
+        is local."""
         hot, body = self.buckets["hot"], canonical_json(manifest).encode()
         key = manifest_key(hashlib.sha256(body).hexdigest())
         if hot.root is None or hot.freshen(key, older_than_seconds=0):

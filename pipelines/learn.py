@@ -78,7 +78,8 @@ class Moved:
     """How much the steps of each device brought in and put away, and how long that took.
 
     Stage-in counts as it was: from another tier where the data was there, from the hot one where a
-    step before had left it. So the figure is what the next run on that device can expect.
+    step before had left it. So the figure is what the next run on that device can expect. What
+    came beside the training counts by the time that it took, not by what was waited for.
     """
 
     def __init__(self) -> None:
@@ -89,7 +90,9 @@ class Moved:
         """Add what a step moved. Ingest reads its source where it lies: only what it wrote."""
         ways = [(report.bytes_out, report.seconds.get("stage_out", 0.0))]
         if report.kind != "ingest":
-            ways.append((report.bytes_in, report.seconds.get("stage_in", 0.0)))
+            streamed = int(report.workload.get("streamed_bytes", 0))
+            ways.append((report.bytes_in - streamed, report.seconds.get("stage_in", 0.0)))
+            ways.append((streamed, float(report.workload.get("streamed_seconds", 0.0))))
         for size, seconds in ways:
             if seconds > 0:
                 self._bytes[device] = self._bytes.get(device, 0.0) + size

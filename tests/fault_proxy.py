@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+PIECE_BYTES = 64 << 10
 STATUS_FAULTS = {
     "internal": (500, "InternalError"),
     "slow_down": (503, "SlowDown"),
@@ -24,7 +25,10 @@ STATUS_FAULTS = {
 
 
 class FaultProxy:
-    """Forwards to `target`; each request meets one of `faults` with probability `share`."""
+    """Forwards to `target`; each request meets one of `faults` with probability `share`.
+
+    With `bytes_per_second` all answers together go at that rate.
+    """
 
     def __init__(self, target: str, *, seed: int = 0) -> None:
         self.target = urlsplit(target).netloc
@@ -32,6 +36,8 @@ class FaultProxy:
         self.share = 0.0
         self.met: Counter[str] = Counter()
         self.requests = 0
+        self.bytes_per_second: float | None = None
+        self._free_at = 0.0
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -43,6 +49,15 @@ class FaultProxy:
             fault = self._random.choice(self.faults)
             self.met[fault] += 1
             return fault
+
+    def wait_for(self, size: int) -> None:
+        """Return when the line has carried so many bytes more."""
+        if self.bytes_per_second is None:
+            return
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + size / self.bytes_per_second
+            end = self._free_at
+        time.sleep(max(0.0, end - time.monotonic()))
 
 
 def handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
@@ -91,8 +106,12 @@ def handler_of(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             length = answer.getheader("Content-Length") or str(len(content))
             self.send_header("Content-Length", length)
             self.end_headers()
+            content = content[: len(content) // 2] if cut else content
             with contextlib.suppress(OSError):
-                self.wfile.write(content[: len(content) // 2] if cut else content)
+                for first in range(0, len(content), PIECE_BYTES):
+                    piece = content[first : first + PIECE_BYTES]
+                    proxy.wait_for(len(piece))
+                    self.wfile.write(piece)
             if cut:
                 self._reset()
 

@@ -18,6 +18,7 @@ def make_manifest(
     labels: list[str],
     scheme: dict[str, str],
     entries: list[dict[str, Any]],
+    index: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "schema_version": MANIFEST_VERSION,
@@ -33,6 +34,7 @@ def make_manifest(
         "splits": {
             split: _split_entry([e for e in entries if e["split"] == split]) for split in SPLITS
         },
+        **({"index": index} if index else {}),
         "sources": [
             {
                 "split": split,

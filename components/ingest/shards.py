@@ -23,6 +23,7 @@ import numpy as np
 from components.contract import StepError
 from components.ingest.columns import Encoder
 from components.ingest.examples import Example
+from components.lib.shard_index import write_row
 
 BLOCK_ROWS = 16_384
 BLOCK_CHARACTERS = 8 << 20
@@ -172,8 +173,13 @@ def _finished(settings: EncoderSettings, block: Block) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     shard = settings.output / entry["file"]
-    same = shard.is_file() and shard.stat().st_size == entry["bytes"]
+    same = shard.is_file() and shard.stat().st_size == entry["bytes"] and index_row(entry).is_file()
     return entry if same and entry["first"] == block.first else None
+
+
+def index_row(entry: dict[str, Any]) -> Path:
+    """Return where the index row of a finished block is kept."""
+    return Path(entry["index_row"])
 
 
 def write_block(encoder: Encoder, settings: EncoderSettings, block: Block) -> dict[str, Any]:
@@ -211,7 +217,9 @@ def write_block(encoder: Encoder, settings: EncoderSettings, block: Block) -> di
         "words": encoded.words,
         "truncated": encoded.truncated,
         "length_histogram": {str(v): int(c) for v, c in zip(values, counts, strict=True)},
+        "index_row": str(_sidecar(settings, block).with_suffix(".parquet")),
     }
+    write_row(index_row(entry), encoded.table, task=settings.task, split=block.split, file=name)
     _write(_sidecar(settings, block), json.dumps(entry).encode())
     return entry
 

@@ -35,8 +35,10 @@ from components.ingest.scan import (
     text_hash,
 )
 from components.ingest.settings import Settings
+from components.lib.dataset import SPLITS
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
 from components.lib.scope import number_of
+from components.lib.shard_index import join_rows
 from components.runtime import StepContext
 
 # Resident memory measured with `benchmarks.storage memory`: the reading process and each encoder.
@@ -87,7 +89,9 @@ def run(context: StepContext) -> str:
         work = shards.blocks(_placed(settings, staged, scans, codes))
         entries = _tokenise(context, settings, work, scans, labels, output)
     with context.phase("describe"):
-        manifest = make_manifest(settings, staged, scans, labels, scheme, entries)
+        rows = [shards.index_row(e) for part in SPLITS for e in entries if e["split"] == part]
+        index = join_rows(rows, output)
+        manifest = make_manifest(settings, staged, scans, labels, scheme, entries, index)
         manifest["statistics"], manifest["warnings"] = describe(scans, codes, redacted)
         _finish(settings, output, manifest)
     _report(context, manifest)
@@ -200,6 +204,7 @@ def _divided(
 def _finish(settings: Settings, output: Path, manifest: dict[str, Any]) -> None:
     """Leave exactly what the manifest names in the folder, the manifest last."""
     named = {s["file"] for part in manifest["splits"].values() for s in part["shards"]}
+    named.add(manifest.get("index", {}).get("file"))
     for path in output.iterdir():
         if path.is_file() and path.name not in named:
             path.unlink()

@@ -88,6 +88,76 @@ def epoch_batches(
     return [batches[i] for i in random.permutation(len(batches))]
 
 
+# Of a streamed epoch, shards among whose rows a batch is drawn, and with how many it begins.
+WINDOW_SHARDS, FIRST_SHARDS = 8, 4
+# Global batches among whose rows a streamed epoch looks for rows of similar length.
+BUCKET_BATCHES = 64
+STREAMED = 1  # keeps the numbers of a streamed epoch apart from those of any other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """An epoch over shards that arrive one after the other.
+
+    Attributes:
+        rows: every row once, in the order of use.
+        shards: every shard once, in the order in which it is first needed.
+    """
+
+    rows: Rows
+    shards: Rows
+
+
+def streamed_epoch(shard_rows: Rows, *, seed: int) -> Streamed:
+    """Order an epoch so that it can begin with a few shards and is shuffled within a window.
+
+    Shards come in random order. Each row gets a random place within a window of `WINDOW_SHARDS`
+    that opens when its shard does, and rows are used by place: as a shuffle buffer of that size
+    would hand them out, but as a function of the seed alone. The first `FIRST_SHARDS` windows open
+    at once.
+
+    Args:
+        shard_rows: rows of each shard.
+        seed: decides the order.
+    """
+    random = np.random.default_rng([seed, 0, STREAMED])
+    shards = random.permutation(len(shard_rows))
+    sizes = shard_rows[shards]
+    starts = np.cumsum(sizes) - sizes
+    opens = np.maximum(0, starts - int(sizes[: FIRST_SHARDS - 1].sum()))
+    window = max(1.0, float(shard_rows.mean()) * WINDOW_SHARDS)
+    places = np.repeat(opens, sizes) + random.random(int(sizes.sum())) * window
+    firsts = (np.cumsum(shard_rows) - shard_rows)[shards]  # row numbers, in the order of the shards
+    rows = np.arange(len(places)) + np.repeat(firsts - starts, sizes)
+    order = rows[np.argsort(places, kind="stable")]
+    return Streamed(rows=order, shards=shards)
+
+
+def streamed_batches(
+    order: Rows, lengths: Rows, global_batch: int, *, seed: int, bucketed: bool
+) -> list[Rows]:
+    """Cut a streamed epoch into global batches: every row exactly once.
+
+    Args:
+        order: rows in the order of use.
+        lengths: tokens of each row.
+        global_batch: rows of one optimiser step, over all ranks.
+        seed: see `streamed_epoch`.
+        bucketed: rows of similar length share a batch, among `BUCKET_BATCHES` batches at a time.
+    """
+    if not bucketed:
+        return [order[i : i + global_batch] for i in range(0, len(order), global_batch)]
+    random = np.random.default_rng([seed, 0, STREAMED, 1])
+    batches: list[Rows] = []
+    for first in range(0, len(order), BUCKET_BATCHES * global_batch):
+        part = order[first : first + BUCKET_BATCHES * global_batch]
+        jitter = random.uniform(1.0, 1.0 + LENGTH_JITTER, size=len(part))
+        part = part[np.argsort(lengths[part] * jitter, kind="stable")]
+        cut = [part[i : i + global_batch] for i in range(0, len(part), global_batch)]
+        batches += [cut[i] for i in random.permutation(len(cut))]
+    return batches
+
+
 def split_by_cost(cost: NDArray[np.float64], ranks: int) -> list[Rows]:
     """Share positions 0..n-1 among ranks so that the dearest share is as cheap as greedy
     longest-first gets it, and no rank is left without work while another has two.

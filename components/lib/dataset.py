@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,17 @@ class Split:
             flat and share `offsets`; row-level ones (``label``, ``sentence``, ``document``,
             ``example``, ``group``) have one value a row.
         images: encoded PNG or JPEG bytes of each row, for image-classification.
+
+    Arrays may be mapped from files, and `input_ids` a `Remapped`: index them, copy nothing whole.
     """
 
     name: str
     rows: int
     offsets: np.ndarray
-    input_ids: np.ndarray
+    input_ids: Any
     lengths: np.ndarray
     columns: dict[str, np.ndarray]
-    images: list[bytes] | None = None
+    images: Sequence[bytes] | None = None
 
     @property
     def tokens(self) -> int:
@@ -60,6 +63,39 @@ class Split:
 
 
 TOKEN_LEVEL = ("labels", "token_type_ids")
+
+
+class Remapped:
+    """A flat array of ids read through a map of ids, without a copy of either."""
+
+    def __init__(self, values: np.ndarray, mapping: np.ndarray) -> None:
+        self._values = values
+        self._mapping = mapping
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._mapping[self._values[index]]
+
+
+class ImageBytes(Sequence[bytes]):
+    """Encoded images that lie end to end in one flat array of bytes."""
+
+    def __init__(self, flat: np.ndarray, offsets: np.ndarray) -> None:
+        self._flat = flat
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._flat[self._offsets[row] : self._offsets[row + 1]].tobytes()
+
+
+def remapped(values: np.ndarray, mapping: np.ndarray) -> Any:
+    """Return ``mapping[values]``: at once in memory, and of mapped files as they are read."""
+    return Remapped(values, mapping) if isinstance(values, np.memmap) else mapping[values]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -108,7 +144,7 @@ def load_split(folder: Path, split: str, *, cache: Path | None = None) -> Split:
     if manifest["task"] == "image-classification":
         return _load_images(folder, split, names)
     if sum(int(entry["bytes"]) for entry in shards) <= MAPPED_BYTES:
-        loaded = _assemble(split, [_arrays(folder / name) for name in names])
+        loaded = _assemble(split, [read_shard(folder / name) for name in names])
     else:
         loaded = _load_mapped(split, folder, names, cache or folder / ".arrays")
     if (
@@ -116,15 +152,6 @@ def load_split(folder: Path, split: str, *, cache: Path | None = None) -> Split:
     ):  # laid out here, so that every step sees the same rows
         return with_context(loaded, int(manifest["max_length"]))
     return loaded
-
-
-def load_shard(split: str, path: Path) -> Split:
-    """Load one shard as a split of its own, mapped.
-
-    Raises:
-        DataError: it is missing or no shard.
-    """
-    return _assemble(split, [_arrays(path)])
 
 
 def _read(path: Path) -> Any:
@@ -142,14 +169,22 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return a shard's columns as arrays, with ``offsets`` for the token-level ones."""
+def read_shard(path: Path) -> dict[str, np.ndarray]:
+    """Return a shard's columns as arrays, with ``offsets`` for the token-level ones.
+
+    Raises:
+        DataError: it is missing, no Parquet, or has no token ids.
+    """
     table = _read(path)
     columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
         column = table.column(name)
         array = column.chunk(0) if column.num_chunks else column.combine_chunks()
-        if name == "input_ids" or name in TOKEN_LEVEL:
+        if name == "image":
+            bodies = array.to_pylist()
+            columns[name] = np.frombuffer(b"".join(bodies), np.uint8)
+            columns["offsets"] = np.cumsum([0, *map(len, bodies)])
+        elif name == "input_ids" or name in TOKEN_LEVEL:
             columns[name] = array.flatten().to_numpy()
             offsets = array.offsets.to_numpy().astype(np.int64)
             offsets = offsets - offsets[0]
@@ -158,7 +193,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             columns["offsets"] = offsets
         else:
             columns[name] = array.to_numpy(zero_copy_only=False)
-    if "input_ids" not in columns:
+    if "offsets" not in columns:
         raise DataError(f"{path}: shard has no input_ids")
     return columns
 
@@ -208,13 +243,13 @@ def _lay_out(folder: Path, names: list[str], target: Path) -> None:
     try:
         sizes: dict[str, int] = {}
         for name in names:
-            for column, array in _arrays(folder / name).items():
+            for column, array in read_shard(folder / name).items():
                 sizes[column] = sizes.get(column, 0) + len(array)
         sizes["offsets"] -= len(names) - 1
         written = dict.fromkeys(sizes, 0)
         maps: dict[str, np.memmap] = {}
         for name in names:
-            arrays = _arrays(folder / name)
+            arrays = read_shard(folder / name)
             if set(arrays) != set(sizes):
                 raise DataError(f"{folder / name}: shard has other columns than the first")
             base = written["input_ids"]

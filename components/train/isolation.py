@@ -28,13 +28,19 @@ class Unpackable(ValueError):
 
 
 @torch.no_grad()
-def check_isolation(trainee: Trainee, data: Data) -> None:
+def check_isolation(trainee: Trainee, data: Data, there: np.ndarray) -> None:
     """Compare a few packed training rows with the same rows one by one.
+
+    Args:
+        trainee: has the model.
+        data: as the model reads it.
+        there: numbers of the training rows that may be read.
 
     Raises:
         Unpackable: they differ, or the model does not take packed inputs at all.
     """
-    rows = np.argsort(data.train.lengths, kind="stable")[:: max(1, data.train.rows // ROWS)][:ROWS]
+    order = there[np.argsort(data.train.lengths[there], kind="stable")]
+    rows = order[:: max(1, len(there) // ROWS)][:ROWS]
     training = trainee.model.training
     trainee.model.eval()
     try:

@@ -28,7 +28,8 @@ class Job:
     one rank, `token_budget` the most tokens in one forward. `fresh_factor` multiplies the
     learning rate of a head without pretrained weights. `search` > 0 spends that many short runs on
     the learning rate. `peak_flops` (of a rank) is what MFU is a share of, by default the
-    device's own figure. `stop_after_steps` ends early (tests, searches).
+    device's own figure. `stop_after_steps` ends early (tests, searches). With `streamed` the first
+    epoch takes the dataset's shards as they arrive.
     """
 
     task: str
@@ -66,6 +67,7 @@ class Job:
     peak_flops: float | None = None
     usd_per_hour: float | None = None
     stop_after_steps: int | None = None
+    streamed: bool = False
     tracking: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -138,4 +140,7 @@ class Job:
             "precision", "augment",
         )  # fmt: skip
         shards = [s["sha256"] for split in dataset["splits"].values() for s in split["shards"]]
-        return {name: getattr(self, name) for name in own} | {"shards": shards}
+        order = (
+            {"streamed": True} if self.streamed else {"streamed": None}
+        )  # None: as before it was
+        return {name: getattr(self, name) for name in own} | {"shards": shards} | order

@@ -20,6 +20,7 @@ from components.lib.checkpoint import Checkpoints
 from components.lib.optim import schedule
 from components.train import report
 from components.train.ending import Run, finish
+from components.train.feed import Feed
 from components.train.history import History, state_of
 from components.train.job import Job
 from components.train.search import search_learning_rate
@@ -31,42 +32,28 @@ def train(job: Job, world: World, data: Data) -> Run:
     """Train to the end, or to SIGTERM.
 
     Raises:
-        StepError: the loss is not finite.
+        StepError: the loss is not finite, or the dataset does not arrive.
         DataError: the checkpoints belong to another run.
     """
     with world.phase("load"):
         trainee, reporter, data = prepare(job, world, data)
         task, split = data.task, data.train
-        units = task.units(split)
-        cost = batching.compute_cost(units.lengths, data.width)
-        steps_per_epoch = -(-len(units) // job.global_batch)
+        feed = Feed(job, world, data)
         total = reporter.total_steps
         warmup = int(job.warmup_fraction * total)
         checkpoints = Checkpoints(Path(job.checkpoints), job.identity(data.manifest))
         history = History.resume(checkpoints, trainee, world)
     reporter.start(history.step)
     last_checkpoint = time.monotonic()
-    order, order_epoch = [], -1
     trainee.train()
 
     while history.step < total and not history.stopped:
-        epoch, position = divmod(history.step, steps_per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = (
-                batching.epoch_batches(
-                    units.lengths,
-                    job.global_batch,
-                    seed=job.seed,
-                    epoch=epoch,
-                    bucketed=not data.packed,
-                ),
-                epoch,
-            )
+        epoch, position = divmod(history.step, feed.steps_per_epoch)
 
         # This rank's share of the global batch, in forwards that fit.
-        chosen = order[position]
-        weight = max(float(units.weights[chosen].sum()), 1e-12)
-        share = chosen[batching.split_by_cost(cost[chosen], world.size)[world.rank]]
+        chosen, weight = feed.batch(epoch, position)
+        weight, units = max(weight, 1e-12), feed.units
+        share = chosen[batching.split_by_cost(feed.cost[chosen], world.size)[world.rank]]
         forwards = batching.micro_batches(
             units.lengths[share],
             rows=job.micro_batch,
@@ -109,9 +96,12 @@ def train(job: Job, world: World, data: Data) -> Run:
             norm = trainee.step(history.step, rate, job.clip_norm)
         world.settle()  # the norm, a number by now, came after all else
         history.advance(mean_loss, rate)
+        if history.step == 1 and world.rank == 0:
+            report.emit("first_step")
 
-        at_end = position == steps_per_epoch - 1 or history.step == total
+        at_end = position == feed.steps_per_epoch - 1 or history.step == total
         if at_end:
+            feed.wait("validation")
             with world.phase("evaluate"):
                 scores = evaluate(trainee, data, world)
             history.evaluated(epoch + 1, scores, MAIN_METRIC[job.task], trainee, job, world)

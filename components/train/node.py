@@ -5,10 +5,13 @@ Run by torchrun on each node as ``-m components.train.node JSON``; the same loop
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import torch.distributed as dist
 
 from components.contract import SuanliError, error_document
 from components.storage import Store, Tiers
-from components.train import report
+from components.train import report, stream
 from components.train.ending import finish
 from components.train.job import Job
 from components.train.loop import train
@@ -32,33 +35,51 @@ def main(text: str) -> int:
     store = Store(Tiers.from_json(arguments["store"]))
     world = join()
     try:
-        dataset = fetch(store, arguments["dataset"], world)
         output = Path(tempfile.mkdtemp(prefix="suanli-model-"))
         job = Job.from_arguments(
             config["arguments"],
-            dataset=str(dataset),
+            dataset=str(place_of(arguments["dataset"])),
             checkpoints=arguments["checkpoints"],
             output=str(output / "model"),
         )
-        data = load_data(job)
-        if job.search:
-            job = search_learning_rate(job, world, data, train)
-        finish(job, world, train(job, world, data), publish=lambda folder: put(store, folder))
-        dist.barrier()  # nobody leaves, and ends the job, before the model is stored
+        with taken_in(store, arguments["dataset"], world, job) as job:
+            data = load_data(job)
+            if job.search:
+                job = search_learning_rate(job, world, data, train)
+            finish(job, world, train(job, world, data), publish=lambda folder: put(store, folder))
+            dist.barrier()  # nobody leaves, and ends the job, before the model is stored
     except SuanliError as error:
         report.emit("error", **error_document(config["step"], error))
         return error.exit_code
     return 0
 
 
-def fetch(store: Store, uri: str, world: World) -> Path:
-    """Return the dataset's folder, laid out once on each node."""
-    folder = Path(tempfile.gettempdir()) / "suanli-dataset" / uri.rsplit("/", 1)[1][:16]
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        store.fetch(uri, folder)
+def place_of(uri: str) -> Path:
+    """Return the dataset's folder, one on each node."""
+    return Path(tempfile.gettempdir()) / "suanli-dataset" / uri.rsplit("/", 1)[1][:16]
+
+
+@contextlib.contextmanager
+def taken_in(store: Store, uri: str, world: World, job: Job) -> Iterator[Job]:
+    """Have the dataset laid out once on each node, or on its way there while the block runs."""
+    verdict: list[Any] = [stream.decide(store, uri, job) if world.rank == 0 else None]
     if world.size > 1:
-        dist.barrier()
-    return folder
+        dist.broadcast_object_list(verdict)
+    streamed, notes = verdict[0]
+    coming: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if streamed:
+            stream.fetch_head(store, uri, Path(job.dataset))
+            coming = stream.stager(store, uri, job)
+        else:
+            store.fetch(uri, Path(job.dataset))
+    if world.rank == 0:
+        for note in notes:
+            report.emit("note", text=note)
+    with coming:
+        if world.size > 1:
+            dist.barrier()
+        yield dataclasses.replace(job, streamed=streamed)
 
 
 def put(store: Store, folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from components.contract import IGNORED_LABEL, DataError, SpecError
 from components.lib import modelling
 from components.lib.augment import Augmentation
-from components.lib.dataset import Split, load_split, read_manifest
+from components.lib.dataset import Split, load_split, read_manifest, remapped
 from components.lib.references import load_tokenizer, pad_token_id
+from components.lib.shard_index import read_index
+from components.lib.streaming import Arrivals
 from components.lib.tasks import Task, balanced_weights, class_counts, make_task
 from components.train import report
 from components.train.compiled import size_step
@@ -44,7 +47,8 @@ class Data:
     """Everything read before training.
 
     `width` is the model's hidden size, for balancing ranks; `packed` whether sequences are laid end
-    to end; `tokenizer` the folder to hand on with the model.
+    to end; `tokenizer` the folder to hand on with the model. Of a dataset that still arrives,
+    `arrivals` knows which rows are there and what is to come.
     """
 
     manifest: dict[str, Any]
@@ -55,6 +59,7 @@ class Data:
     pad: int
     width: int = 384
     packed: bool = False
+    arrivals: Arrivals | None = None
 
 
 def load_data(job: Job) -> Data:
@@ -70,17 +75,24 @@ def load_data(job: Job) -> Data:
             f"{folder}: dataset was ingested for {manifest['task']}, not {job.task}",
             remedy="run ingest again with this task",
         )
-    train, validation = load_split(folder, "train"), load_split(folder, "validation")
+    arrivals = None
+    if job.streamed:
+        index = read_index(folder, manifest)
+        assert index is not None
+        arrivals = Arrivals(folder, {name: index[name] for name in ("train", "validation")})
+    load = partial(load_split, folder) if arrivals is None else arrivals.split
+    train, validation = load("train"), load("validation")
     labels = manifest["labels"]
     for split in (train, validation):
-        check_labels(split, labels, job.task)
+        check_labels(split, labels, job.task, seen=arrivals and arrivals.labels(split.name))
     tokenizer = folder / "tokenizer" if job.task != "image-classification" else None
     if tokenizer is not None and not (tokenizer / "tokenizer.json").is_file():
         raise DataError(f"{folder}: dataset has no tokenizer", remedy="run ingest again")
     pad = pad_token_id(tokenizer) if tokenizer else 0
     weights = None
     if job.class_weights == "balanced" and job.task in LABELLED:
-        weights = balanced_weights(class_counts(train, len(labels)))
+        counts = arrivals.class_counts("train", len(labels)) if arrivals else None
+        weights = balanced_weights(class_counts(train, len(labels)) if counts is None else counts)
     task = make_task(
         job.task,
         labels,
@@ -88,6 +100,7 @@ def load_data(job: Job) -> Data:
         class_weights=weights,
         listwise=job.listwise,
         augmentation=Augmentation(**job.augment) if job.augment is not None else None,
+        top=arrivals.index["train"].label_max if arrivals else None,
     )
     return Data(
         manifest=manifest,
@@ -96,11 +109,15 @@ def load_data(job: Job) -> Data:
         task=task,
         tokenizer=tokenizer,
         pad=pad,
+        arrivals=arrivals,
     )
 
 
-def check_labels(split: Split, labels: list[str], task: str) -> None:
-    """Raise DataError when a split cannot be learnt from or scored."""
+def check_labels(
+    split: Split, labels: list[str], task: str, *, seen: NDArray[np.int64] | None = None
+) -> None:
+    """Raise DataError when a split cannot be learnt from or scored; `seen` are the labels that
+    occur where the split itself is not there yet."""
     if split.rows == 0:
         raise DataError(f"the {split.name} split has no rows", remedy="give it data")
     if task not in LABELLED:
@@ -110,8 +127,9 @@ def check_labels(split: Split, labels: list[str], task: str) -> None:
             f"the data has the single class {labels!r}: there is nothing to learn",
             remedy="give data with at least two labels",
         )
-    values = split.columns["labels" if "labels" in split.columns else "label"]
-    scored = values[values != IGNORED_LABEL]
+    if seen is None:
+        seen = split.columns["labels" if "labels" in split.columns else "label"]
+    scored = seen[seen != IGNORED_LABEL]
     if not len(scored):
         raise DataError(f"the {split.name} split has no label at all", remedy="run ingest again")
     wrong = [int(v) for v in (scored.min(), scored.max()) if not 0 <= v < len(labels)]
@@ -133,7 +151,8 @@ def prepare(job: Job, world: World, data: Data) -> tuple[Trainee, Reporter, Data
             f"{data.train.rows} training rows for {world.size} ranks: some would never work",
             remedy=f"use at most {data.train.rows} processes",
         )
-    steps = job.epochs * -(-len(data.task.units(data.train)) // job.global_batch)
+    count = data.train.rows if data.arrivals else len(data.task.units(data.train))
+    steps = job.epochs * -(-count // job.global_batch)
     total = min(steps, job.stop_after_steps or steps)
     trainee, data = packed_if_exact(job, world, data, total)
     if job.compile and not trainee.compiled and world.rank == 0:
@@ -176,7 +195,7 @@ def packed_if_exact(job: Job, world: World, data: Data, steps: int) -> tuple[Tra
         check_lengths(data, trainee.model)
         ready = adapted(job, data, trainee, packed)
         if packed:
-            check_isolation(trainee, ready)
+            check_isolation(trainee, ready, rows_there(ready, world))
         return trainee, ready
 
     if not choose_packing(job):
@@ -191,11 +210,27 @@ def packed_if_exact(job: Job, world: World, data: Data, steps: int) -> tuple[Tra
         return attempt(packed=False)
 
 
+def rows_there(data: Data, world: World) -> NDArray[np.int64]:
+    """Return training rows that may be read; of a dataset that arrives, the first that have come
+    (a wait that is the stream's, not the loading's)."""
+    if data.arrivals is None:
+        return np.arange(data.train.rows)
+    start = world.mark(on_device=False)
+    rows = data.arrivals.wait_first("train")
+    end = world.mark(on_device=False)
+    world.add("stream_wait", start, end)
+    world.add("load", start, end, sign=-1.0)
+    return rows
+
+
 def used_tokens(data: Data) -> NDArray[np.int64]:
     """Return the sorted ids of all tokens in training and validation, padding included."""
     if data.tokenizer is None:
         return np.empty(0, np.int64)
-    found = [np.unique(split.input_ids) for split in (data.train, data.validation)]
+    if data.arrivals is not None:
+        found = [part.tokens for part in data.arrivals.index.values()]
+    else:
+        found = [np.unique(split.input_ids) for split in (data.train, data.validation)]
     return np.unique(np.concatenate([*found, [data.pad]])).astype(np.int64)
 
 
@@ -253,9 +288,9 @@ def adapted(job: Job, data: Data, trainee: Trainee, packed: bool) -> Data:
     if trainee.embedding is not None:
         mapping = trainee.embedding[0]
         task.pad_token_id = int(mapping[data.pad])
-        data.train = dataclasses.replace(data.train, input_ids=mapping[data.train.input_ids])
-        data.validation = dataclasses.replace(
-            data.validation, input_ids=mapping[data.validation.input_ids]
+        data.train, data.validation = (
+            dataclasses.replace(split, input_ids=remapped(split.input_ids, mapping))
+            for split in (data.train, data.validation)
         )
     return data
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import StepError, error_from_document
+from components.lib.streaming import Stager
 from components.runtime import StepContext
-from components.train import report
+from components.train import report, stream
 from components.train.job import Job
 
 RESTARTS = 3
@@ -31,20 +32,22 @@ LOG_LINES_KEPT = 20
 
 def run(context: StepContext) -> str:
     """Fine-tune on the dataset and return the model artifact's URI."""
-    dataset = context.fetch(context.inputs["dataset"])
+    uri = context.inputs["dataset"]
     output = context.folder("model")
     job = Job.from_arguments(
         context.arguments,
-        dataset=str(dataset),
+        dataset=str(context.place_of(uri)),
         checkpoints=str(context.scratch / "checkpoints"),
         output=str(output),
     )
     job = dataclasses.replace(job, usd_per_hour=context.requested.get("usd_per_hour"))
     path = context.scratch / "job.json"
-    job.write(path)
     training = context.arguments.get("training", {})
-    with context.phase("train_process"):
-        finished = supervise(context, command(path, int(training.get("processes") or 1)))
+    with stream.taken_in(context, uri, job) as (job, coming):
+        job.write(path)
+        with context.phase("train_process"):
+            arguments = command(path, int(training.get("processes") or 1))
+            finished = supervise(context, arguments, coming)
     record(context, finished)
     tensorboard = output.parent / "tensorboard"
     if tensorboard.is_dir():
@@ -63,8 +66,15 @@ def command(job: Path, processes: int, *, nodes: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-def supervise(context: StepContext, arguments: list[str]) -> dict[str, Any]:
+def supervise(
+    context: StepContext, arguments: list[str], coming: Stager | None = None
+) -> dict[str, Any]:
     """Run the loop until it has finished; each restart continues from the newest checkpoint.
+
+    Args:
+        context: of the step.
+        arguments: the loop's command line.
+        coming: what brings the dataset meanwhile; when it can't, a restart would only wait.
 
     Returns:
         The loop's ``finished`` event.
@@ -76,6 +86,8 @@ def supervise(context: StepContext, arguments: list[str]) -> dict[str, Any]:
         outcome = Attempt(context, arguments).run()
         if outcome.finished is not None and outcome.code == 0:
             return outcome.finished
+        if coming is not None and coming.failure is not None:
+            raise coming.failure
         if outcome.error is not None and not outcome.error_is_worth_a_restart:
             raise error_from_document({**outcome.error, "step": context.step})
         if outcome.terminated:
@@ -156,6 +168,9 @@ class Attempt:
             case "progress":
                 figures = {k: v for k, v in event.items() if k not in ("fraction", "message")}
                 self.context.progress(event["fraction"], event["message"], **figures)
+            case "first_step":
+                since = time.perf_counter() - self.context.began
+                self.context.metrics.setdefault("first_step_after_s", round(since, 3))
             case "finished":
                 self.finished = event
             case "error":

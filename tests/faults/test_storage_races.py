@@ -16,7 +16,7 @@ import pytest
 
 from components import runtime, storage
 from components.contract import DataError, StepError
-from components.lib import folders, objects
+from components.lib import folders, object_removal, object_transfers, objects
 from components.lib.blobs import open_bucket
 from components.lib.buckets import blob_key, manifest_key
 from components.lib.collect import collect, drop, evict
@@ -40,7 +40,7 @@ def store(request, tmp_path, monkeypatch):
         monkeypatch.setattr(
             objects, "open_store", lambda uri: (shared.setdefault(uri, MemoryStore()), None)
         )
-        monkeypatch.setattr(objects, "WAIT_SECONDS", 0.01)
+        monkeypatch.setattr(object_removal, "WAIT_SECONDS", 0.01)
         names = Tiers(hot=names.hot, warm="s3://warm", cold="s3://cold")
     return Store(names)
 
@@ -454,7 +454,7 @@ def bucket(monkeypatch):
 
     shared = MemoryStore()
     monkeypatch.setattr(objects, "open_store", lambda _: (shared, None))
-    monkeypatch.setattr(objects, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(object_removal, "WAIT_SECONDS", 0.01)
     found = open_bucket("s3://shared")
     found.write("blobs/k", b"x")
     return found
@@ -496,7 +496,7 @@ def test_an_object_renewed_after_the_removal_looked_is_told_gone(bucket, monkeyp
 def test_only_one_removes_and_a_killed_one_blocks_nobody_for_long(bucket, monkeypatch):
     bucket.write("removing/blobs/k", b"another")
     assert not bucket.delete("blobs/k", unless_newer_than=time.time() + 1)
-    monkeypatch.setattr(objects, "REMOVAL_SECONDS", 0.2)
+    monkeypatch.setattr(object_removal, "REMOVAL_SECONDS", 0.2)
     time.sleep(0.25)
     assert bucket.freshen("blobs/k", older_than_seconds=0)
     bucket.write("removing/blobs/k", b"another")
@@ -511,9 +511,9 @@ def test_a_file_that_changes_while_it_is_stored_never_gets_a_wrong_name(
 ):
     source = tmp_path / "source"
     source.write_bytes(b"a" * 100)
-    monkeypatch.setattr(objects, "SINGLE_BYTES", single)
+    monkeypatch.setattr(object_transfers, "SINGLE_BYTES", single)
     # In parts it is read twice, so that the change shows; in one request once, before the change.
-    before(monkeypatch, bucket, "_put", lambda: source.write_bytes(b"b" * 100))
+    before(monkeypatch, bucket._transfers, "put", lambda: source.write_bytes(b"b" * 100))
     if single < 100:
         with pytest.raises(StepError, match="changed while it was stored"):
             bucket.adopt(source)
@@ -522,3 +522,40 @@ def test_a_file_that_changes_while_it_is_stored_never_gets_a_wrong_name(
     for entry in bucket.list("blobs"):
         body = bucket.read(entry.key)
         assert entry.key in ("blobs/k", blob_key(hashlib.sha256(body).hexdigest()))
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_range_goes_on_where_it_broke(bucket, tmp_path, monkeypatch, arrives):
+    """A slow line breaks every request after a while: only what brings nothing is an error."""
+    import obstore
+
+    body = bytes(range(256)) * 400
+    (tmp_path / "source").write_bytes(body)
+    bucket.upload("blobs/large", tmp_path / "source")
+    for name, size in (("STREAM_BYTES", 1000), ("RANGE_BYTES", 40_000), ("RANGE_READ_BYTES", 1)):
+        monkeypatch.setattr(object_transfers, name, size)
+    monkeypatch.setattr(objects, "TRANSFER_ATTEMPTS", 1)
+    real, asked = obstore.get, []
+
+    class Breaks:
+        def __init__(self, answer):
+            self.meta, self._answer = answer.meta, answer
+
+        def stream(self, **_):
+            if arrives:
+                yield bytes(self._answer.bytes())[:9_000]
+            raise OSError("the line broke")
+
+    def get(store, path, **options):
+        asked.append(options.get("options"))
+        return Breaks(real(store, path, **options))
+
+    monkeypatch.setattr(obstore, "get", get)
+    if arrives:
+        digest = bucket.download("blobs/large", tmp_path / "target")
+        assert digest == hashlib.sha256(body).hexdigest()
+        assert (tmp_path / "target").read_bytes() == body
+        assert len(asked) == 1 + 5 + 5 + 3
+    else:
+        with pytest.raises(StepError, match="the line broke"):
+            bucket.download("blobs/large", tmp_path / "target")

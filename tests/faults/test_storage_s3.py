@@ -16,7 +16,7 @@ import pytest
 
 from components.contract import DataError, SpecError, StepError, SuanliError
 from components.ingest import sources
-from components.lib import archive, object_uri, objects
+from components.lib import archive, object_transfers, object_uri, objects
 from components.lib.collect import collect, drop
 from components.lib.objects import ObjectBucket
 from components.storage import Store, Tiers, parse_uri
@@ -59,9 +59,9 @@ def folder_of(tmp_path, name="in", **files):
 
 
 def test_put_fetch_move_and_collect(tmp_path, endpoint, monkeypatch):
-    monkeypatch.setattr(objects, "STREAM_BYTES", 20 << 20)
-    monkeypatch.setattr(objects, "SINGLE_BYTES", 20 << 20)
-    monkeypatch.setattr(objects, "RANGE_BYTES", 7 << 20)
+    monkeypatch.setattr(object_transfers, "STREAM_BYTES", 20 << 20)
+    monkeypatch.setattr(object_transfers, "SINGLE_BYTES", 20 << 20)
+    monkeypatch.setattr(object_transfers, "RANGE_BYTES", 7 << 20)
     store = store_at(tmp_path, endpoint, "basic")
     big = os.urandom(24 << 20)  # multipart up, parallel ranges down
     folder = folder_of(tmp_path, big=big, small=b"s", empty=b"")
@@ -162,8 +162,8 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_passing_fault_is_survived(tmp_path, endpoint, fault, monkeypatch):
-    monkeypatch.setattr(objects, "STREAM_BYTES", 50_000)  # large files come in ranges
-    monkeypatch.setattr(objects, "RANGE_BYTES", 40_000)
+    monkeypatch.setattr(object_transfers, "STREAM_BYTES", 50_000)  # large files come in ranges
+    monkeypatch.setattr(object_transfers, "RANGE_BYTES", 40_000)
     with fault_proxy(endpoint, seed=7) as (address, proxy):
         store = store_at(tmp_path, address, f"fault-{fault}")
         proxy.faults, proxy.share = [fault], 0.25

@@ -58,6 +58,8 @@ def test_artifact_and_report(tmp_path):
     assert report["workload"]["padded_tokens"] >= report["workload"]["tokens"]
     for phase in ("data_wait", "forward", "backward", "optimiser", "evaluate"):
         assert report["seconds"][phase] > 0
+    assert report["metrics"]["first_step_after_s"] < report["seconds"]["total"]
+    assert "stream_wait" not in report["seconds"]  # it was on the hot tier
     assert len(report["series"]["loss"]) == 18
     events = (tmp_path / "store/hot/runs/r/events.jsonl").read_text().splitlines()
     progress = [e for e in map(json.loads, events) if e["event"] == "progress"]

@@ -8,19 +8,15 @@ import threading
 import time
 from collections import namedtuple
 
-import numpy as np
 import pytest
 
 from components.contract import DataError
-from components.ingest import shards
 from components.lib import prefetch
 from components.lib.buckets import blob_key
-from components.lib.dataset import load_split
 from components.lib.prefetch import Prefetch, artifacts_in, make_room
-from components.lib.streaming import stream_files, stream_split
+from components.lib.streaming import stream_files
 from components.runtime import execute
 from components.storage import Store, Tiers
-from tests.ingesting import ingest, write
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -97,28 +93,6 @@ def test_room_is_made_from_what_another_tier_holds(store, tmp_path, monkeypatch)
     assert make_room(store, 1000) == [old]
     assert store.tiers_of(old) == ["warm"]
     assert store.tiers_of(only) == ["hot"]
-
-
-def test_a_split_streams_shard_by_shard(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 16)
-    rows = "".join(f"text {n} here,{n % 2}\n" for n in range(80))
-    entry = write(tmp_path, "d.csv", "text,label\n" + rows)
-    data = {"train": entry, "validation": entry, "test": entry}
-    folder, _ = ingest(tmp_path / "w", data, "text-classification")
-    uri = store.put_folder(folder, kind="dataset", tier="warm")
-    whole = load_split(folder, "train")
-    parts = list(stream_split(store, uri, "train", tmp_path / "out"))
-    assert len(parts) == 5
-    assert np.array_equal(np.concatenate([p.input_ids for p in parts]), whole.input_ids)
-    shuffled = list(stream_split(store, uri, "train", tmp_path / "out2", seed=3))
-    assert sorted(p.rows for p in shuffled) == sorted(p.rows for p in parts)
-    assert [p.input_ids.tolist() for p in shuffled] != [p.input_ids.tolist() for p in parts]
-    assert store.buckets["hot"].entry(blob_key(_digest(store, uri))) is not None
-    assert list(stream_split(store, uri, "nowhere", tmp_path / "out3")) == []
-
-
-def _digest(store, uri):
-    return next(e["sha256"] for e in store.manifest(uri)["files"] if e["path"].startswith("train"))
 
 
 def test_a_stream_reads_ahead_but_not_everything_and_ends_at_a_damaged_file(

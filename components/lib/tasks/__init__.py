@@ -31,15 +31,16 @@ def make_task(
     listwise: bool = False,
     image_size: int = 64,
     augmentation: Augmentation | None = None,
+    top: float | None = None,
 ) -> Task:
-    """Return the task called `name` (one of contract.TASKS)."""
+    """Return the task called `name` (one of contract.TASKS); see the tasks for the rest."""
     match name:
         case "token-classification":
             return TokenClassification(labels, pad_token_id, class_weights)
         case "text-classification":
             return TextClassification(labels, pad_token_id, class_weights)
         case "text-pair-ranking":
-            return Ranking(labels, pad_token_id, listwise)
+            return Ranking(labels, pad_token_id, listwise, top)
         case "causal-lm":
             return CausalLanguageModel(labels, pad_token_id)
         case "image-classification":

@@ -16,11 +16,15 @@ from components.lib.tasks.layout import TextTask
 
 class Ranking(TextTask):
     """A score for each pair of texts: pointwise (binary cross-entropy on relevance scaled to 0..1)
-    or listwise (ListNet's cross-entropy between the softmax of relevances and of scores)."""
+    or listwise (ListNet's cross-entropy between the softmax of relevances and of scores). `top` is
+    the highest relevance, by default that of the split."""
 
-    def __init__(self, labels: Sequence[str], pad_token_id: int, listwise: bool) -> None:
+    def __init__(
+        self, labels: Sequence[str], pad_token_id: int, listwise: bool, top: float | None = None
+    ) -> None:
         super().__init__("text-pair-ranking", labels, pad_token_id)
         self.listwise = listwise
+        self.top = top
 
     def units(self, split: Split) -> Units:
         lengths = split.lengths.astype(np.int64)
@@ -31,7 +35,7 @@ class Ranking(TextTask):
     def collate(self, split: Split, rows: Rows, *, packed: bool) -> Batch:
         relevance = split.columns["label"][rows].astype(np.float32)
         group = split.columns["group"][rows].astype(np.float32)
-        top = max(float(split.columns["label"].max()), 1.0)
+        top = max(self.top or float(split.columns["label"].max()), 1.0)
         _, group = np.unique(group, return_inverse=True)
         targets = torch.from_numpy(np.stack([relevance / top, group.astype(np.float32)], axis=1))
         return self._batch(split, rows, packed, targets)

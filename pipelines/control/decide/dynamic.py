@@ -47,7 +47,8 @@ def run(context: StepContext) -> str:
         SpecError, InfeasiblePlanError: see `decide_again`.
     """
     arguments = context.arguments
-    manifest = json.loads((context.fetch(context.inputs["dataset"]) / "manifest.json").read_text())
+    path = context.fetch_file(context.inputs["dataset"], "manifest.json")
+    manifest = json.loads(path.read_text())
     with context.phase("plan"):
         again = decide_again(arguments, arguments["parameters"], observed=manifest)
     decision = compare(arguments["planned"], again, tolerance=arguments["tolerance"])

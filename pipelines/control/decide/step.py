@@ -53,7 +53,8 @@ def run(context: StepContext) -> str:
     from pipelines.plan import make_plan
 
     arguments = context.arguments
-    manifest = json.loads((context.fetch(context.inputs["dataset"]) / "manifest.json").read_text())
+    path = context.fetch_file(context.inputs["dataset"], "manifest.json")
+    manifest = json.loads(path.read_text())
     with context.phase("plan"):
         again = make_plan(
             Spec.model_validate(arguments["spec"]),
