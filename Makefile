@@ -14,7 +14,7 @@ run: $(VENV)/.installed
 
 # A worker a core, each with whole test files; `pytest` alone runs them one after the other.
 test: $(VENV)/.installed lint
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -3,9 +3,9 @@
     python -m benchmarks.compress_plot benchmarks/results/compress-<date>.json \
         docs/images/compression.svg
 
-Ours are joined by a line in order of speed; every peer's way is a mark of its own. The dashed line
-is the loss that the specs allow; a point left of a curve at equal height is a slower way to the
-same quality. Several seeds of one data set are averaged point by point.
+Those of ours that no faster one of ours betters are joined by a line; every peer's way is a mark of
+its own. The dashed line is the loss that the specs allow; a point left of a curve at equal height
+is a slower way to the same quality. Several seeds of one data set are averaged point by point.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def panel(name: str, points: dict[str, dict[str, float]], left: float) -> list[s
     """One data set."""
     xs, losses = [p["x"] for p in points.values()], [p["lost"] for p in points.values()]
     # A point far below would press the rest together: it is drawn on the lower edge, with its loss.
-    floor = min(max(max(losses), 0.02), 0.05) * 1.08
+    floor = min(max(max(losses), 0.02), 0.08) * 1.08
     ceiling = min(min(losses), 0.0) - 0.12 * floor
     x_high = max(xs) * 1.08
 
@@ -134,7 +134,9 @@ def panel(name: str, points: dict[str, dict[str, float]], left: float) -> list[s
         'stroke-dasharray="5 4"/>'
     )
     ours = sorted((p["x"], p["lost"]) for n, p in points.items() if kind_of(n) == "ours")
-    line = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in ours)
+    front = [(x, lost) for i, (x, lost) in enumerate(ours)
+             if all(lost < other for _, other in ours[i + 1 :])]  # fmt: skip
+    line = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in front)
     colour = STYLES["ours"][0]
     made.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
     in_order = sorted(points.items(), key=lambda item: item[1]["x"])
