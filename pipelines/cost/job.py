@@ -146,7 +146,7 @@ def variants_of(spec: Spec, shape: ModelShape, profile: Profile) -> tuple[str, .
             recommended(
                 target=target, family=shape.family, layers=shape.num_layers,
                 epoch_flops=6.0 * shape.num_layers * shape.layer_parameters * tokens,
-                pretrained=spec.model.config is None,
+                task=spec.task, pretrained=spec.model.config is None,
             )
         )  # fmt: skip
     rest = [variant for variant in dict.fromkeys(wanted) if variant != "fp32"]

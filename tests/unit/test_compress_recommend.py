@@ -28,7 +28,8 @@ def test_the_planner_can_import_it_without_torch() -> None:
 
 
 def auto(**changed: Any) -> list[str]:
-    asked = {"target": "cpu", "family": "bert", "layers": 6, "epoch_flops": 1e13, **changed}
+    asked = {"target": "cpu", "family": "bert", "layers": 6, "epoch_flops": 1e13,
+             "task": "token-classification", **changed}  # fmt: skip
     return list(recommend.recommended(**asked))
 
 
@@ -38,6 +39,10 @@ def test_variants_are_valid_and_get_smaller() -> None:
     recommend.check(found, target="cpu", family="bert", layers=6)
     shares = [recommend.kept_share(variant, 6) for variant in found]
     assert shares == [1.0, 1.0, 1.0, 0.5]
+    classes = auto(task="text-classification")
+    assert classes[-1] == "distill3+int8-static"
+    assert recommend.kept_share(classes[-1], 6) == 0.5
+    assert auto(task="text-classification", layers=3)[-1] == "distill2+int8-static"
 
 
 @pytest.mark.parametrize(
