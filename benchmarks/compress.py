@@ -49,10 +49,10 @@ from components.compress import step as compress
 from components.compress.importance import Importance
 from components.compress.material import Material, load_material
 from components.lib import attention, distil, pruned
+from components.lib.host import hardware_here
 from components.lib.modelling import load_model, read_info, read_labels, save_model
 from components.lib.runner import CPU_TOKEN_BUDGET
 from components.lib.sequences import plan_batches
-from components.runtime import hardware_here
 from components.storage import Store, Tiers
 
 RESULTS = Path(__file__).parent / "results"

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.runtime import hardware_here
+from components.lib.host import hardware_here
 from tests.inference_support import make_context, make_dataset, make_model, make_store
 
 RESULTS = Path(__file__).parent / "results"

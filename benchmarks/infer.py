@@ -33,10 +33,11 @@ import yaml
 
 from benchmarks import infer_routes as routes
 from components.ingest import step as ingest
+from components.lib.host import hardware_here
 from components.lib.references import pad_token_id
 from components.lib.runner import CPU_TOKEN_BUDGET
 from components.lib.sequences import plan_batches
-from components.runtime import StepContext, hardware_here
+from components.runtime import StepContext
 from components.storage import Store, Tiers
 from components.train import step as train
 

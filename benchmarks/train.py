@@ -361,7 +361,7 @@ def keep(path: Path, kind: str, key: dict[str, Any], result: dict[str, Any]) -> 
     """Add a measurement to the results file, in the place of an earlier one of the same key."""
     import dataclasses
 
-    from components.runtime import hardware_here
+    from components.lib.host import hardware_here
 
     document = json.loads(path.read_text()) if path.is_file() else {"speed": [], "quality": []}
     document |= {

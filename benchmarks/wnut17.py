@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from components.runtime import hardware_here
+from components.lib.host import hardware_here
 from pipelines.spec import load_spec
 
 RESULTS = Path(__file__).parent / "results"

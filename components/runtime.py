@@ -10,21 +10,19 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import resource
 import shutil
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from components.contract import Hardware, StepError, StepReport, content_hash, error_document
+from components.contract import StepError, StepReport, content_hash, error_document
+from components.lib.host import hardware_here
 from components.lib.prefetch import Prefetch, artifacts_in, make_room
 from components.pushgateway import push
 from components.storage import Store, Tiers
@@ -35,7 +33,6 @@ SAMPLE_SECONDS = 0.1
 DECIDED = "decided"
 # Inputs that a step takes in by itself: at its own pace (components/train/stream.py), or in part.
 TAKEN_BY_STEP = {"train": ("dataset",), "decide": ("dataset",)}
-REPORTED_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnx", "kfp", "datasets")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -370,43 +367,3 @@ class MemorySampler:
             self.peak_bytes = max(self.peak_bytes, total)
             if self._stop.wait(SAMPLE_SECONDS):
                 return
-
-
-@functools.cache
-def hardware_here() -> Hardware:
-    """Describe the machine or pod this process runs on."""
-    gpu_model, gpu_count, gpu_memory = _gpus()
-    return Hardware(
-        cpu_model=_cpu_model(),
-        cpu_count=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpu_model=gpu_model,
-        gpu_count=gpu_count,
-        gpu_memory_bytes=gpu_memory,
-        versions=_versions(),
-    )
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _gpus() -> tuple[str | None, int, int]:
-    """Ask torch when the step has loaded it; a step that never loads torch uses no GPU by torch."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None, 0, 0
-    properties = torch.cuda.get_device_properties(0)
-    return properties.name, torch.cuda.device_count(), properties.total_memory
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in REPORTED_PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.runtime import hardware_here
+from components.lib.host import hardware_here
 from components.storage import Tiers
 from pipelines.reporting import figures
 

@@ -140,7 +140,5 @@ class Job:
             "precision", "augment",
         )  # fmt: skip
         shards = [s["sha256"] for split in dataset["splits"].values() for s in split["shards"]]
-        order = (
-            {"streamed": True} if self.streamed else {"streamed": None}
-        )  # None: as before it was
+        order = {"streamed": self.streamed or None}  # None: as before there was streaming
         return {name: getattr(self, name) for name in own} | {"shards": shards} | order

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contract import StepError, content_hash
-from components.runtime import hardware_here
+from components.lib.host import hardware_here
 from pipelines.cost.hardware import Cpu, find_gpu
 
 HERE = "here"

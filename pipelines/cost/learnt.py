@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 
 from components.contract import Hardware
-from components.runtime import hardware_here
+from components.lib.host import hardware_here
 from pipelines.cost.calibration import Z80, Calibration
 from pipelines.cost.chain import StepCost
 from pipelines.cost.estimate import Estimate

@@ -7,14 +7,12 @@ value, meaning and unit of each are in `pipelines.cost.coefficients`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from pipelines.cost.columns import Bools, Columns, Floats
 from pipelines.cost.kernels import matmul_seconds, ring_seconds, surface
+from pipelines.cost.stacks import Codes, Coefficients, stacks
 
-Coefficients = Mapping[str, float]
 GB = 1e9
 # Manufacturing process of a GPU generation; newer ones are 5 nm or 4 nm.
 _PROCESS = dict.fromkeys(("Kepler", "Maxwell", "Pascal", "Volta", "Turing", "GCN"), "12nm")
@@ -27,41 +25,6 @@ _FUSED_SHARE = {"Hopper": 0.37, "Blackwell": 0.3, "CDNA2": 0.3, "CDNA3": 0.35, "
 _FUSED_OPEN, _FUSED_VENDOR = 0.6, 0.6
 # GPUs that one NVLink switch joins, where that is more than a node (GB200 and GB300 NVL72).
 _DOMAIN = {"GB200": 72.0, "GB300": 72.0}
-
-
-def stacks(columns: Columns) -> list[str]:
-    """Name the software stack of each row: what decides fusion, launch cost and kernel choice."""
-    runtime, framework = columns.names["runtime"], columns.names["framework"]
-    train = columns.is_("kind", "train")
-    compiled = columns.flags["compiled"]
-    out = []
-    for i in range(columns.size):
-        name = str(runtime[i])
-        if name == "pytorch" and compiled[i]:
-            name = "compiled"
-        elif name == "tensorflow" and framework[i] == "tf1":
-            name = "tensorflow1"
-        elif name == "tensorrt" and columns.flags["serving"][i]:
-            # A server's engines are built from an ONNX export, as ONNX Runtime's are.
-            name = "onnxruntime-tensorrt"
-        elif name == "deepspeed":
-            # Megatron's layers; served, its kernels are fused and launched one by one.
-            name = "megatron" if train[i] else "onnxruntime"
-        out.append(f"{name}.{'train' if train[i] else 'infer'}")
-    return out
-
-
-class _Codes:
-    """A text column as codes, to look coefficients up without touching text again."""
-
-    def __init__(self, keys: list[str]) -> None:
-        unique, self._inverse = np.unique(np.array(keys, dtype=str), return_inverse=True)
-        self._unique = [str(key) for key in unique]
-
-    def gather(self, theta: Coefficients, prefix: str, default: float) -> Floats:
-        """Return ``theta[prefix.key]`` of each row, `default` where there is none."""
-        table = np.array([theta.get(f"{prefix}.{key}", default) for key in self._unique])
-        return table[self._inverse] if len(table) else np.empty(0)
 
 
 class StepModel:
@@ -93,9 +56,9 @@ class StepModel:
         # NeMo's fp8 products come from the vendor's tuned library, those of others do not.
         vendor = c.is_("runtime", "nemo") & (precision == "fp8")
         tuned = [f"{k}_tuned" if v else k for k, v in zip(self.kinds, vendor, strict=True)]
-        self.by_stack, self.by_kind = _Codes(self.stack), _Codes(tuned)
-        self.by_arch_kind = _Codes(arch_kind)
-        self.by_process = _Codes([_PROCESS.get(a, "5nm") for a in self.arch])
+        self.by_stack, self.by_kind = Codes(self.stack), Codes(tuned)
+        self.by_arch_kind = Codes(arch_kind)
+        self.by_process = Codes([_PROCESS.get(a, "5nm") for a in self.arch])
         self.host_fused = np.array(
             [s.startswith(("compiled", "onnxruntime.", "nemo")) for s in self.stack]
         )

@@ -7,7 +7,8 @@ import pytest
 from pipelines.cost.coefficients import default_coefficients
 from pipelines.cost.columns import columns_of
 from pipelines.cost.model_names import by_name
-from pipelines.cost.time import StepModel, stacks
+from pipelines.cost.stacks import stacks
+from pipelines.cost.time import StepModel
 from pipelines.cost.workload import Workload
 
 THETA = default_coefficients()
