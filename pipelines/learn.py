@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from components.contract import DataError, SpecError, StepReport
 from components.storage import Store, Tiers
@@ -18,7 +17,7 @@ from pipelines.cost.calibration import (
     fit_residuals,
 )
 from pipelines.cost.coefficients import constants_hash
-from pipelines.cost.learnt import device_of, step_effects
+from pipelines.cost.learnt import Work, device_of
 from pipelines.plan import Plan, plan_from_json
 
 # Steps shorter than this are start-up noise.
@@ -114,37 +113,23 @@ def observations(folder: Path, seen: set[str], moved: Moved) -> Iterable[tuple[s
     plan, reports = _run(folder)
     if plan.calibration.get("constants") != constants_hash():
         return  # its predictions are not those that the calibration will be applied to
-    factors = plan.calibration.get("factors", {})
+    steps = plan.calibration.get("steps", {})
     for report in reports:
-        predicted = _predicted(plan, report.step)
+        known = steps.get(report.step)
         measured = report.seconds.get("total", 0.0)
         counts = not report.cached and report.fingerprint not in seen
-        if predicted is None or not counts or measured < LEAST_SECONDS:
+        if known is None or known["seconds"] <= 0 or not counts or measured < LEAST_SECONDS:
             continue
         seen.add(report.fingerprint)
         step = plan.step(report.step)
         device = device_of(step.node, report.hardware)
         moved.count(device, report)
-        effects = step_effects(report.kind, device, precision_of(step.arguments))
-        plain = predicted / factors.get(report.step, 1.0)
-        yield (
-            report.kind,
-            Observation(effects=effects, log_ratio=math.log(measured / plain), weight=1.0),
-        )
-
-
-def precision_of(arguments: dict[str, Any]) -> str:
-    """Return the precision that a step's arguments ask for, or its variant's name."""
-    training = arguments.get("training") or {}
-    return str(arguments.get("variant") or training.get("precision") or "any")
-
-
-def _predicted(plan: Plan, name: str) -> float | None:
-    try:
-        seconds = plan.step(name).seconds.value
-    except KeyError:
-        return None
-    return seconds if seconds > 0 else None
+        work = Work(
+            kind=report.kind, device=device, precision=known["precision"], model=known["model"],
+            gpu=known["gpu"],
+        )  # fmt: skip
+        ratio = math.log(measured / known["seconds"])
+        yield report.kind, Observation(effects=work.effects(known["seconds"]), log_ratio=ratio)
 
 
 def _run(folder: Path) -> tuple[Plan, list[StepReport]]:

@@ -130,9 +130,14 @@ class Calibration:
         return json.dumps(self.to_json(), indent=1) + "\n"
 
 
-# Prior spreads of a user's own levels: a device and stack may be off by a third before anything
-# is known, a step kind on it by a tenth more.
-USER_SPREADS = {"device": 0.3, "stack": 0.2, "operation": 0.15, "precision": 0.1, "task": 0.05}
+# Prior spreads of a user's own levels (`pipelines.cost.learnt`). A machine may be off by a third
+# before anything is known, a kind of step on it by a seventh more. A GPU's steps have little in
+# common: of what the model errs on a GPU held out, most is a model's own, at its size (errors of
+# 2,111 published rows; benchmarks/one_run.py shows what a run is worth).
+USER_SPREADS = {
+    "device": 0.3, "operation": 0.15, "precision": 0.1, "size": 0.1,
+    "gpu_node": 0.03, "gpu": 0.02, "gpu_operation": 0.04, "gpu_precision": 0.03, "gpu_size": 0.12,
+}  # fmt: skip
 USER_NOISE = 0.05
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.cost.alternatives import alternatives
+from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog
 from pipelines.cost.chain import (
     VOLUME_SHARE,
@@ -39,13 +40,16 @@ class Found:
     feasible: int
 
 
-def decide_cloud(job: Job, catalog: Catalog) -> Found:
+def decide_cloud(job: Job, catalog: Catalog, calibration: Calibration | None = None) -> Found:
     """Search and return the choice.
+
+    Args:
+        calibration: what receipts taught; it moves the times that the search compares.
 
     Raises:
         InfeasiblePlanError: see `choose`.
     """
-    space = build_space(job, catalog)
+    space = build_space(job, catalog, calibration)
     chosen = choose(space)
     training, batch_seconds = _training(space, chosen)
     light = chosen.light
@@ -95,7 +99,8 @@ def _training(space: Space, chosen: Choice) -> tuple[Training, float]:
             placement=_placement(offer), nodes=1, processes=1, gpus=0, precision=precision,
             micro_batch=job.global_batch, grad_accum=1, checkpointing=False,
             optimizer=_named(job), sharding="none", checkpoint_interval_s=round(interval),
-            cost=cost, why=why,
+            cost=cost, why=why, bare_seconds=float(rows.bare[row]),
+            learnt_factor=float(rows.factor[row]),
         )  # fmt: skip
         return training, float(rows.work[row]) / max(job.train_steps, 1)
     layout = space.timed.layouts[layout_number]
@@ -111,6 +116,7 @@ def _training(space: Space, chosen: Choice) -> tuple[Training, float]:
         precision=layout.precision, micro_batch=layout.micro_batch, grad_accum=layout.grad_accum,
         checkpointing=layout.checkpointing, optimizer=layout.optimizer, sharding=layout.sharding,
         checkpoint_interval_s=round(interval), cost=cost, why=why,
+        bare_seconds=float(rows.bare[row]), learnt_factor=float(rows.factor[row]),
     )  # fmt: skip
     return training, float(space.timed.step_s[layout_number]) / layout.grad_accum
 

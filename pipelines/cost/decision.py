@@ -18,16 +18,15 @@ from pipelines.cost.estimate import Alternative, Estimate
 from pipelines.cost.first_order import first_order
 from pipelines.cost.here import machine_here
 from pipelines.cost.job import Job
-from pipelines.cost.learnt import adjusted, device_of, step_effects
+from pipelines.cost.learnt import Work, adjusted, device_of, model_name
 from pipelines.cost.machine import machine_of_here
 from pipelines.cost.requests import node_selector, resources, timeout, tolerations
 from pipelines.cost.storage import storage_rows
-from pipelines.cost.way import HERE, Placement, Way
+from pipelines.cost.way import HERE, VARIANT_KINDS, Placement, Way
 from pipelines.cost.whole_life import chain_notes
 from pipelines.cost.words import dollars, duration
 
-# Steps of one variant, and those that run where the model will serve.
-VARIANT_KINDS = ("compress", "export", "evaluate")
+# Steps that run where the model will serve.
 SERVING_KINDS = ("evaluate", "select")
 
 
@@ -80,7 +79,7 @@ def _here(
     transfers = calibration.transfers if calibration else {}
     machine = machine_of_here(measured, transfers.get(device_of(HERE)))
     way, others, batch = decide_here(job, machine, measured)
-    steps, learnt["factors"] = plan_steps(job, way, {}, calibration)
+    steps, learnt["factors"], learnt["steps"] = plan_steps(job, way, {}, calibration)
     usd = _money(steps)
     check_limits(job, sum(s["seconds"].value for s in steps), None if usd is None else usd.value)
     return Decision(
@@ -105,8 +104,8 @@ def _cloud(
 ) -> Decision:
     if calibration and calibration.transfers:
         catalog = replace(catalog, transfers=calibration.transfers)
-    found = decide_cloud(job, catalog)
-    steps, learnt["factors"] = plan_steps(
+    found = decide_cloud(job, catalog, calibration)
+    steps, learnt["factors"], learnt["steps"] = plan_steps(
         job, found.way, overheads(found, step_names(job.variants)), calibration
     )
     steps = _share_money(steps, found)
@@ -165,35 +164,43 @@ def step_names(variants: tuple[str, ...]) -> list[tuple[str, str, str | None]]:
 
 def plan_steps(
     job: Job, way: Way, waits: dict[str, float], calibration: Calibration | None
-) -> tuple[tuple[dict[str, Any], ...], dict[str, float]]:
-    """Return every step as the keyword arguments of `StepPlan`, and what calibration multiplied
-    their seconds by.
+) -> tuple[tuple[dict[str, Any], ...], dict[str, float], dict[str, dict[str, Any]]]:
+    """Return every step as the keyword arguments of `StepPlan`; what calibration multiplied their
+    seconds by; and what `pipelines.learn` knows them by: seconds of the container alone without
+    calibration, precision, model and GPU.
 
     Args:
         waits: seconds that a step waits for its node and pod, by task name.
     """
-    steps, factors = [], {}
+    steps, factors, known = [], {}, {}
     for name, kind, variant in step_names(job.variants):
-        step, factor = _step(
+        step, factor, known[name] = _step(
             job, way, name, kind, variant, waits=waits.get(name, 0.0), calibration=calibration
         )
         steps.append(step)
         if factor != 1.0:
             factors[name] = factor
-    return tuple(steps), factors
+    return tuple(steps), factors, known
 
 
 def _step(
     job: Job, way: Way, name: str, kind: str, variant: str | None, *, waits: float,
     calibration: Calibration | None,
-) -> tuple[dict[str, Any], float]:  # fmt: skip
+) -> tuple[dict[str, Any], float, dict[str, Any]]:  # fmt: skip
     training = way.training
     on_train = kind == "train"
     place = training.placement if on_train else way.serving if kind in SERVING_KINDS else way.light
     found = training.cost if on_train else step_cost(job, place.machine, kind, variant or "fp32")
     precision = training.precision if on_train else variant or "any"
-    effects = step_effects(kind, device_of(place.name), precision)
-    found, factor = adjusted(found, calibration, effects)
+    gpu = place.instance.gpu or None if place.instance else None
+    work = Work(
+        kind=kind, device=device_of(place.name), precision=precision, gpu=gpu,
+        model=model_name(job.spec.model_dump()),
+    )  # fmt: skip
+    bare, factor = training.bare_seconds, training.learnt_factor
+    if not on_train or bare is None:
+        bare = found.seconds.value
+        found, factor = adjusted(found, calibration, work)
     seconds = Estimate.sum(
         [found.seconds, Estimate(value=waits, low=0.7 * waits, high=1.4 * waits)]
     )
@@ -221,7 +228,8 @@ def _step(
         "arguments": step_arguments(job, way, kind, variant),
         "why": training.why if on_train else _why(place),
     }
-    return step, factor
+    known = {"seconds": bare, "precision": precision, "model": work.model, "gpu": gpu}
+    return step, factor, known
 
 
 def _usd(seconds: Estimate, place: Placement, nodes: int) -> Estimate | None:

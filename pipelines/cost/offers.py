@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog, Instance
 from pipelines.cost.chain import StepCost, dataset_bytes, step_cost, weights_bytes
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.job import Job
+from pipelines.cost.learnt import Work, adjusted, model_name
 from pipelines.cost.machine import Machine, machine_of
 from pipelines.cost.money import POD_START_S, cold_start_seconds, node_usd, transfer_usd
 from pipelines.cost.regions import allowed, data_place
 from pipelines.cost.requests import disk_request, memory_request, offered_disk, offered_memory
 from pipelines.cost.serving import serves
+from pipelines.cost.way import VARIANT_KINDS
 
 # A node without work is given back after a few minutes by every autoscaler: steps after a longer
 # training find a fresh node.
@@ -125,17 +128,32 @@ StepCosts = dict[tuple[str, str], StepCost]
 class Costs:
     """Costs of the cheap steps by machine; the same type in another region costs the same time."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, calibration: Calibration | None = None) -> None:
         self._job = job
+        self._calibration = calibration
+        self._model = model_name(job.spec.model_dump())
         self._kinds = sorted({(kind, variant) for kind, variant, _ in light_steps(job)})
         self._known: dict[tuple[object, ...], StepCosts] = {}
 
     def on(self, offer: Offer) -> StepCosts:
         machine, cpu = offer.machine, offer.instance.cpu
-        key = (cpu, machine.cores, machine.disk_bytes_per_second, machine.store_bytes_per_second)
+        key: tuple[object, ...] = (
+            cpu, machine.cores, machine.disk_bytes_per_second, machine.store_bytes_per_second,
+        )  # fmt: skip
+        if self._calibration is not None:
+            key = (*key, machine.name)
         if key not in self._known:
-            self._known[key] = {name: step_cost(self._job, machine, *name) for name in self._kinds}
+            self._known[key] = {name: self._cost(offer, *name) for name in self._kinds}
         return self._known[key]
+
+    def _cost(self, offer: Offer, kind: str, variant: str) -> StepCost:
+        """Return the step's cost, with what receipts taught of it."""
+        found = step_cost(self._job, offer.machine, kind, variant)
+        work = Work(
+            kind=kind, device=offer.instance.name, gpu=offer.instance.gpu or None,
+            precision=variant if kind in VARIANT_KINDS else "any", model=self._model,
+        )  # fmt: skip
+        return adjusted(found, self._calibration, work)[0]
 
 
 def fits_on(offer: Offer, costs: StepCosts) -> bool:
@@ -149,13 +167,13 @@ def fits_on(offer: Offer, costs: StepCosts) -> bool:
 
 
 def light_plans(
-    job: Job, catalog: Catalog, found: list[Offer]
+    job: Job, catalog: Catalog, found: list[Offer], calibration: Calibration | None = None
 ) -> dict[tuple[str, str], list[LightPlan]]:
     """Return, for each place, the CPU nodes worth taking for the cheap steps: none is both slower
     and dearer than another. Cheap steps run on demand when that is allowed: a pod that is deleted
     by preemption is not retried by KFP, and the saving is cents."""
     steady = "on-demand" if "on-demand" in job.spec.objective.capacity else "spot"
-    costs = Costs(job)
+    costs = Costs(job, calibration)
     by_place: dict[tuple[str, str], list[LightPlan]] = {}
     serving = _cheapest_serving(job, found)
     for offer in found:

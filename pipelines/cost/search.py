@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.cost.calibration import Calibration
 from pipelines.cost.catalog import Catalog
 from pipelines.cost.chain import (
     GIB,
@@ -23,9 +24,17 @@ from pipelines.cost.chain import (
     dataset_bytes,
     weights_bytes,
 )
-from pipelines.cost.configurations import GPU_COUNTS, NODE_COUNTS, Timed, layouts, timed
+from pipelines.cost.configurations import (
+    GPU_COUNTS,
+    NODE_COUNTS,
+    PRECISIONS,
+    Timed,
+    layouts,
+    timed,
+)
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.job import Job
+from pipelines.cost.learnt import Work, knows, learnt_ratio, model_name, narrowed
 from pipelines.cost.money import POD_START_S, billed_seconds, cold_start_seconds
 from pipelines.cost.offers import LightPlan, Offer, light_plans, moved_bytes, offers, trains_here
 from pipelines.cost.requests import memory_request, offered_memory, shm_bytes
@@ -70,6 +79,8 @@ class Rows:
     recover: Floats
     preference: Ints
     cpu_precision: Ints
+    bare: Floats  # seconds of the container alone, without what receipts taught
+    factor: Floats  # what receipts multiplied them by
     interval: Floats = field(default_factory=lambda: np.empty(0))
     seconds: Floats = field(default_factory=lambda: np.empty(0))
     high: Floats = field(default_factory=lambda: np.empty(0))
@@ -113,8 +124,8 @@ class Choice:
     risk: float
 
 
-def build_space(job: Job, catalog: Catalog) -> Space:
-    """Lay out every candidate and cost it."""
+def build_space(job: Job, catalog: Catalog, calibration: Calibration | None = None) -> Space:
+    """Lay out every candidate and cost it, with what receipts taught where they did."""
     found, forbidden = offers(job, catalog)
     training = [offer for offer in found if trains_here(job, catalog, offer)]
     gpus: dict[str, set[tuple[int, int]]] = {}
@@ -122,11 +133,11 @@ def build_space(job: Job, catalog: Catalog) -> Space:
         if offer.instance.gpu:
             gpus.setdefault(offer.instance.gpu, set()).update(shapes(job, catalog, offer))
     answers = timed(job, layouts(job, gpus))
-    rows, out = _rows(job, catalog, training, answers)
+    rows, out = _rows(job, catalog, training, answers, calibration)
     _price(job, training, rows)
     return Space(
         job=job, catalog=catalog, offers=training, timed=answers, rows=rows,
-        lights=light_plans(job, catalog, found), policies=_policies(job, catalog),
+        lights=light_plans(job, catalog, found, calibration), policies=_policies(job, catalog),
         forbidden=forbidden, out_of_memory=out,
     )  # fmt: skip
 
@@ -155,7 +166,9 @@ def _policies(job: Job, catalog: Catalog) -> dict[str, list[tuple[str, float]]]:
     return result
 
 
-def _rows(job: Job, catalog: Catalog, found: list[Offer], answers: Timed) -> tuple[Rows, int]:
+def _rows(
+    job: Job, catalog: Catalog, found: list[Offer], answers: Timed, calibration: Calibration | None
+) -> tuple[Rows, int]:
     """Cross offers with the layouts they allow; returns the rows and how many do not fit."""
     by_gpu: dict[str, Ints] = {}
     kinds = np.array([layout.gpu for layout in answers.layouts], dtype=object)
@@ -186,7 +199,10 @@ def _rows(job: Job, catalog: Catalog, found: list[Offer], answers: Timed) -> tup
     layout_index = np.concatenate(
         [mine for _, mine in parts] + [np.full(len(cpu), -1, dtype=np.int64)]
     ).astype(np.int64)
-    return _timed_rows(job, found, answers, offer_index, layout_index, cpu), out
+    rows = _timed_rows(job, found, answers, offer_index, layout_index, cpu)
+    if calibration is not None:
+        _learn(job, found, answers, rows, calibration)
+    return rows, out
 
 
 def _host_fits(job: Job, offer: Offer, gpus: Ints) -> npt.NDArray[np.bool_]:
@@ -262,8 +278,37 @@ def _timed_rows(
     return Rows(
         offer=offer, layout=layout, nodes=nodes, work=work, spread=spread,
         rate=rate[offer] * nodes, save=save[offer], recover=recover[offer],
-        preference=preference, cpu_precision=precision,
+        preference=preference, cpu_precision=precision, bare=work - start[offer],
+        factor=np.ones(count),
     )  # fmt: skip
+
+
+def _learn(
+    job: Job, found: list[Offer], answers: Timed, rows: Rows, calibration: Calibration
+) -> None:
+    """Move the times of rows that receipts speak of: node type and precision by node type and
+    precision, since regions and capacity change nothing but the price."""
+    model = model_name(job.spec.model_dump())
+    of_layout = np.array([layout.precision for layout in answers.layouts] or [""])
+    precision = np.where(
+        rows.layout < 0,
+        np.array(CPU_PRECISIONS)[np.maximum(rows.cpu_precision, 0)],
+        of_layout[np.maximum(rows.layout, 0)],
+    )
+    gpus = {offer.instance.name: offer.instance.gpu or None for offer in found}
+    for name, gpu in sorted(gpus.items()):
+        of_type = np.empty(0)
+        for one in PRECISIONS:
+            work = Work(kind="train", device=name, precision=one, model=model, gpu=gpu)
+            if not knows(calibration, work):
+                continue
+            if not len(of_type):
+                of_type = np.array([offer.instance.name == name for offer in found])[rows.offer]
+            mine = np.flatnonzero(of_type & (precision == one))
+            mean, deviation = learnt_ratio(calibration, work, rows.bare[mine])
+            rows.factor[mine] = np.exp(mean)
+            rows.work[mine] += rows.bare[mine] * (rows.factor[mine] - 1.0)
+            rows.spread[mine] = narrowed(calibration, work, deviation, rows.spread[mine])
 
 
 def _offer_columns(job: Job, found: list[Offer]) -> tuple[Floats, Floats, Floats, Floats, Floats]:

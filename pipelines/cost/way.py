@@ -11,6 +11,8 @@ from pipelines.cost.machine import Machine
 HERE = "here"
 ON_DEMAND = "on-demand"
 SPOT = "spot"
+# Steps of one variant.
+VARIANT_KINDS = ("compress", "export", "evaluate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,10 @@ class Training:
     checkpoint_interval_s: float
     cost: StepCost
     why: str
+    # Where the search applied receipts to `cost` itself: seconds that the container alone takes
+    # without them, and the factor.
+    bare_seconds: float | None = None
+    learnt_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

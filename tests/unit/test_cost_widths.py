@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import widths
 from benchmarks.accuracy import within
-from benchmarks.one_run import after_runs
+from benchmarks.one_run import NEAR, after_runs
 from pipelines.cost.calibration import Z80, Calibration
 
 KINDS = ["a.train.pretrain"] * 300 + ["b.infer.infer"] * 300
@@ -80,13 +80,33 @@ def test_small_groups_may_miss_the_window_by_chance_and_large_ones_may_not():
     assert within(parts, "gpu") == {"groups": 3, "inside": 1, "consistent": 2}
 
 
-def test_one_run_takes_away_what_a_gpu_has_in_common():
-    columns = SimpleNamespace(names={"precision": np.array(["fp16"] * 10, dtype=object)})
-    rows = SimpleNamespace(
-        gpu=np.array(["x"] * 8 + ["y"] * 2), columns=columns, model=np.full(10, "m")
-    )
-    error = np.log(np.array([1.3, 1.31, 1.29, 1.3, 1.32, 1.28, 1.3, 1.3, 2.0, 2.0]))
-    found = after_runs(rows, ["s.train"] * 10, error)["same kind and model"]
-    assert found["gpus"] == 1  # two rows tell nothing
+def same_gpu(error, sequence, models):
+    """Rows of one GPU, kind and layout: log errors, sequence lengths, models."""
+    ones = np.ones(len(error))
+    columns = {"seq_len": np.array(sequence), "micro_batch": ones}
+    columns |= dict.fromkeys(("n_gpus", "tp", "pp", "cp"), ones)
+    names = {"precision": np.array(["fp16"] * len(error), dtype=object)}
+    table = type("Table", (), {"names": names, "__getitem__": lambda _, k: columns[k]})()
+    return SimpleNamespace(
+        gpu=np.array(["x"] * len(error)), columns=table, model=np.array(models)
+    ), np.array(sequence) * 1e-3
+
+
+def test_one_run_takes_away_what_work_alike_has_in_common():
+    error = np.log(np.array([1.3, 1.31, 1.29, 1.3, 1.32, 1.28, 1.3, 1.3]))
+    rows, seconds = same_gpu(error, [128.0] * 8, ["m"] * 8)
+    found = after_runs(rows, ["s.train"] * 8, seconds, error)[NEAR[0]]
     assert found["mean over GPUs"]["before_median"] == pytest.approx(0.3, abs=0.01)
-    assert found["mean over GPUs"]["after_median"] < 0.03
+    assert found["mean over GPUs"]["after_median"] < 0.06
+    few, seconds = same_gpu(error[:4], [128.0] * 4, ["m"] * 4)
+    assert after_runs(few, ["s.train"] * 4, seconds, error[:4]) == {}  # four rows tell nothing
+
+
+def test_one_run_says_little_of_other_models_and_sizes():
+    error = np.log(np.array([1.3] * 5 + [0.9] * 5))
+    rows, seconds = same_gpu(error, [128.0] * 5 + [8192.0] * 5, ["m"] * 10)
+    far = after_runs(rows, ["s.train"] * 10, seconds, error)[NEAR[1]]["mean over GPUs"]
+    rows, seconds = same_gpu(error, [128.0] * 10, ["m"] * 5 + ["n"] * 5)
+    other = after_runs(rows, ["s.train"] * 10, seconds, error)[NEAR[2]]["mean over GPUs"]
+    for part in (far, other):
+        assert part["after_mean"] < part["before_mean"] + 0.05
