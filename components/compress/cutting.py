@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from components.compress.subject import KEEP_BYTES, WRITE_S, Asked, load, round_embeddings
+from components.compress.recommend import KEEP_BYTES
+from components.compress.subject import WRITE_S, Asked, load, round_embeddings
 from components.contract import MAIN_METRIC, DataError
 from components.runtime import StepContext
 

@@ -28,6 +28,8 @@ FIRST_ROUND_STEPS = 24
 # once for all ways to cut, and forwards of 256 ranking rows for each candidate and round.
 CALIBRATION_STEPS = 24.0
 RANKING_STEPS = 5.0
+# Memory for the teacher's answers.
+KEEP_BYTES = 2 << 30
 # Most of an epoch's tokens that may come from texts without labels.
 UNLABELLED_SHARE = 0.75
 # Below this depth a layer's fixed costs outweigh what cutting it saves.

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.compress.recommend import KEEP_BYTES
 from components.compress.variant import Recipe
 from components.runtime import StepContext
 
-# Memory for the teacher's answers.
-KEEP_BYTES = 2 << 30
 # Kept back of a time budget for writing, beside the time of the last evaluations.
 WRITE_S = 2.0
 

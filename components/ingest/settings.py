@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.contract import SpecError
-from components.ingest.readers.unlabelled import Wanted
+from components.ingest.unlabelled import Wanted
 from components.lib.dataset import SPLITS, UNLABELLED
 
 DEFAULT_FRACTION = 0.1

@@ -23,7 +23,6 @@ from components.ingest.describe import describe
 from components.ingest.examples import Example
 from components.ingest.formats import read_source
 from components.ingest.manifest import make_manifest
-from components.ingest.readers.unlabelled import read_unlabelled
 from components.ingest.redact import redact
 from components.ingest.scan import (
     Scan,
@@ -36,6 +35,7 @@ from components.ingest.scan import (
     text_hash,
 )
 from components.ingest.settings import Settings
+from components.ingest.unlabelled import read_unlabelled
 from components.lib.dataset import SPLITS, UNLABELLED
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
 from components.lib.scope import number_of

@@ -12,8 +12,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from components.compress.recommend import Search, searches, unlabelled_rows
-from components.compress.subject import KEEP_BYTES
+from components.compress.recommend import KEEP_BYTES, Search, searches, unlabelled_rows
 from components.compress.variant import parse
 from pipelines.cost.chain import (
     PYTHON_BYTES,

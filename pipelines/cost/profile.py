@@ -26,7 +26,7 @@ from components.ingest import sources, synthetic
 from components.ingest.encode import WordPieces, text_tokens, unknown_id_of
 from components.ingest.examples import Example
 from components.ingest.formats import read_source
-from components.ingest.readers.unlabelled import Wanted, read_unlabelled
+from components.ingest.unlabelled import Wanted, read_unlabelled
 from components.lib.references import load_tokenizer
 from pipelines.cost.model import tokenizer_folder
 from pipelines.spec import Spec, Unlabelled

@@ -230,7 +230,9 @@ def test_the_same_arguments_give_the_same_model(tuned: dict[str, Any]) -> None:
 def test_texts_without_labels_are_learnt_from(
     tuned: dict[str, Any], task: str, tmp_path: Path
 ) -> None:
-    richer = make_dataset(tuned["store"], tmp_path, task, rows=40, texts=200)
+    store = tuned["store"]
+    richer = make_dataset(store, tmp_path, task, rows=40, texts=200)
+    shutil.rmtree(Path(store.tiers.hot) / "scratch")  # as the runtime does after a step
     made = {**tuned, task: {**tuned[task], "dataset": richer}}
     training = {"epochs": 3, "global_batch": 32, "precision": "fp32"}
     uri, context = compressed(made, task, "distill1", training=training)

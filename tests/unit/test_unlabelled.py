@@ -19,8 +19,8 @@ from components.compress.material import Material, load_material
 from components.compress.recommend import UNLABELLED_SHARE, unlabelled_rows
 from components.compress.repair import Settings, Student, Weights, clone
 from components.contract import IGNORED_LABEL, DataError, SpecError, SuanliError
-from components.ingest.readers.unlabelled import Wanted, read_unlabelled
 from components.ingest.sources import stage
+from components.ingest.unlabelled import Wanted, read_unlabelled
 from components.lib import distil
 from components.lib.dataset import SPLITS, load_split
 from components.lib.modelling import new_model

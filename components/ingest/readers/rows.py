@@ -22,7 +22,7 @@ DEFAULT_NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "instruction", "question"),
     "completion": ("completion", "response", "answer", "output"),
 }
-# Not a task of its own: texts without labels, for any task (readers/unlabelled.py).
+# Not a task of its own: texts without labels, for any task (unlabelled.py).
 UNLABELLED_TASK = "unlabelled"
 # Positions for rows that are lists, as in CLINC150's [text, intent].
 DEFAULT_POSITIONS = {"text": 0, "label": 1, "tokens": 0, "labels": 1, "prompt": 0, "completion": 1}
