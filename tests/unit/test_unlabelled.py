@@ -29,7 +29,7 @@ from pipelines.dag import compile_pipeline
 from pipelines.plan import Plan, make_plan
 from pipelines.spec import Spec, parse_spec
 from tests.inference_support import conll, csv
-from tests.ingesting import ingest, write
+from tests.ingesting import ingest, ingest_uri, write
 
 WORDS = "token-classification"
 TEXTS = "text-classification"
@@ -209,6 +209,22 @@ def test_no_label_gets_into_the_split(datasets: dict[str, Any], task: str) -> No
     # The labelled splits are parts of their own source alone.
     labelled = [manifest["splits"][name]["examples"] for name in SPLITS]
     assert sum(labelled) == 40
+
+
+def test_other_texts_are_another_dataset_and_the_same_ones_are_cached(tmp_path: Path) -> None:
+    train = {"uri": str(csv(tmp_path / "train.csv", 60, 0))}
+    more = write(tmp_path, "more.txt", "one\ntwo\n")
+    data = {"train": train, "unlabelled": more}
+    first = ingest_uri(tmp_path, data, task=TEXTS)
+    assert ingest_uri(tmp_path, data, task=TEXTS) == first
+    write(tmp_path, "more.txt", "one\nthree\n")
+    changed = ingest_uri(tmp_path, data, task=TEXTS)
+    assert changed != first
+    # One text of two: what is read of the file is part of the step's arguments.
+    limited = {**data, "unlabelled": {**more, "limit": 1}}
+    folder, manifest = ingest(tmp_path, limited, TEXTS)
+    assert manifest["splits"]["unlabelled"]["rows"] == 1
+    assert load_split(folder, "unlabelled").rows == 1
 
 
 def test_texts_of_test_are_warned_of(tmp_path: Path) -> None:
