@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from components.compress.recommend import KEEP_BYTES
-from components.compress.subject import WRITE_S, Asked, load, round_embeddings
+from components.compress.subject import WRITE_S, Asked, load, round_embeddings, tell_texts
 from components.contract import MAIN_METRIC, DataError
 from components.runtime import StepContext
 
@@ -98,14 +98,7 @@ def cut(asked: Asked) -> dict[str, Any]:
         compressed_in_8_bits=rounded, budget_s=asked.budget_s,
     )  # fmt: skip
     context.notes += notes_of(candidates, table, asked.budget_s)
-    if material.drawn:
-        texts = unlabelled_read(student)
-        context.metrics["unlabelled"] = texts
-        context.notes.append(
-            f"of {texts['rows']:,} texts without labels ({texts['tokens']:,} tokens), "
-            f"{texts['an_epoch']:,} an epoch beside {material.train.rows:,} labelled rows, the "
-            f"model read {texts['rows_read']:,} ({texts['tokens_read']:,} tokens)"
-        )
+    tell_texts(context, student)
     context.notes.append(
         f"{metric} on validation {tuned[metric]:.4f} before, {scores[metric]:.4f} after"
         + ("" if rounded is None else f", {rounded:.4f} rounded to 8 bits")
@@ -125,20 +118,6 @@ def notes_of(candidates: list[dict[str, Any]], table: Any, budget: float | None)
     if not any(one["steps"] for one in candidates):
         notes.append(f"the budget of {budget:.0f} s left no time to train what was cut")
     return notes
-
-
-def unlabelled_read(student: Any) -> dict[str, int]:
-    """Texts without labels that there are and that the student has learnt from."""
-    material = student.material
-    first = material.train.rows
-    lengths, read = material.lessons.lengths[first:], student.read[first:]
-    return {
-        "rows": len(lengths),
-        "tokens": int(lengths.sum()),
-        "an_epoch": material.drawn,
-        "rows_read": int(read.sum()),
-        "tokens_read": int(lengths[read].sum()),
-    }
 
 
 def progress_of(context: StepContext, number: int, cuts: int) -> Any:

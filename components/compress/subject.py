@@ -104,6 +104,29 @@ def load(asked: Asked, *, cut: bool) -> Loaded:
     )  # fmt: skip
 
 
+def tell_texts(context: StepContext, student: Any) -> None:
+    """Say in the receipt which texts without labels there are, and how many the student has learnt
+    from; nothing where there are none."""
+    material = student.material
+    if not material.drawn:
+        return
+    first = material.train.rows
+    lengths, read = material.lessons.lengths[first:], student.read[first:]
+    found = {
+        "rows": len(lengths),
+        "tokens": int(lengths.sum()),
+        "an_epoch": material.drawn,
+        "rows_read": int(read.sum()),
+        "tokens_read": int(lengths[read].sum()),
+    }
+    context.metrics["unlabelled"] = found
+    context.notes.append(
+        f"of {found['rows']:,} texts without labels ({found['tokens']:,} tokens), "
+        f"{found['an_epoch']:,} an epoch beside {first:,} labelled rows, the model read "
+        f"{found['rows_read']:,} ({found['tokens_read']:,} tokens)"
+    )
+
+
 def round_embeddings(model: Any) -> int:
     """Round the word embeddings to 4 bits, in place; returns the bits that they now need. A table
     that is the output's, too, keeps 8: every logit would carry the error."""
