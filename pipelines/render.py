@@ -163,6 +163,8 @@ def _located_spec(plan: Plan) -> dict[str, Any]:
         uri = (located.get(split) or {}).get("uri") or (data.get(split) or {}).get("uri")
         if uri is not None:
             data[split] = {"uri": uri}
+    if located.get("unlabelled"):
+        data["unlabelled"] = located["unlabelled"]
     return {**plan.spec, "data": data}
 
 

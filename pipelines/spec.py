@@ -31,6 +31,7 @@ VARIANT_PATTERN = re.compile(
     r"speed[2-9]|distill[1-9][0-9]?)"
 )
 DURATION_PATTERN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+UNLABELLED_TASKS = ("token-classification", "text-classification")
 URI_SCHEMES = ("file", "http", "https", "s3", "gs", "az", "abfs", "hf", "synthetic", "artifact")
 
 
@@ -120,6 +121,17 @@ class Source(Section):
         return self
 
 
+class Unlabelled(Section):
+    """Texts without labels that compression may learn the tuned model's answers on."""
+
+    uri: Annotated[str, Field(min_length=1)]
+    format: Literal["auto", "text", "conll", "csv", "tsv", "jsonl", "json", "parquet", "arrow"] = (
+        "auto"
+    )
+    column: str | int | None = None  # text, or words of a tagger; the usual names are tried
+    limit: Annotated[int, Field(gt=0)] | None = None  # so many rows from the beginning
+
+
 class Profile(Section):
     """What is known of data that can't be read at plan time."""
 
@@ -134,6 +146,8 @@ class Data(Section):
     train: Source
     validation: Source = Source(fraction=0.1)
     test: Source = Source(fraction=0.1)
+    # For encoders of texts: see docs/compression.md.
+    unlabelled: Unlabelled | None = None
     format: Literal[
         "auto", "conll", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "imagefolder"
     ] = "auto"
@@ -306,7 +320,7 @@ class Spec(Section):
         """The spec as plain JSON values with every default filled in; keys that came later are
         left out while they are unset, so that older specs keep their fingerprint."""
         document: dict[str, Any] = self.model_dump(mode="json")
-        for key in ("out_of_scope", "revision"):
+        for key in ("out_of_scope", "revision", "unlabelled"):
             if document["data"][key] is None:
                 del document["data"][key]
         if document["training"]["augment"] is None:
@@ -383,8 +397,15 @@ def _check_together(spec: Spec, root: yaml.Node, source: str) -> None:
         fail(("training", "method"), "adapters are for text models", "use method: full")
     if spec.training.augment is not None and spec.task != "image-classification":
         fail(("training", "augment"), "views are of images", "leave it out")
-    for split in ("train", "validation", "test"):
-        uri = getattr(spec.data, split).uri
+    if spec.data.unlabelled is not None and spec.task not in UNLABELLED_TASKS:
+        fail(
+            ("data", "unlabelled"),
+            f"{spec.data.unlabelled.uri!r} given, but a model for {spec.task} is not distilled on "
+            f"texts without labels, only one for {' or '.join(UNLABELLED_TASKS)}",
+            "leave it out",
+        )
+    for split in ("train", "validation", "test", "unlabelled"):
+        uri = getattr(getattr(spec.data, split), "uri", None)
         scheme, separator, _ = (uri or "").partition("://")
         if separator and scheme not in URI_SCHEMES:
             fail(

@@ -129,14 +129,18 @@ SOURCES: dict[str, Any] = {
 
 
 def make_dataset(
-    store: Store, folder: Path, task: str, *, rows: int = 60, max_length: int = 64
+    store: Store, folder: Path, task: str, *, rows: int = 60, max_length: int = 64, texts: int = 0
 ) -> str:
-    """Ingest a data set that this module writes; returns its URI."""
+    """Ingest a data set that this module writes, with so many texts without labels; returns its
+    URI."""
     write, kind, columns = SOURCES[task]
     data = {
         split: {"uri": str(write(folder / f"{task}-{split}", rows, seed))}
         for seed, split in enumerate(("train", "validation", "test"))
     }
+    if texts:
+        more = write(folder / f"{task}-more.{kind}", texts, 3)
+        data["unlabelled"] = {"uri": str(more)}
     arguments = {
         "task": task,
         "name": "tiny",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from components.compress.subject import KEEP_BYTES, WRITE_S, Asked, load, round_embeddings
+from components.compress.recommend import KEEP_BYTES
+from components.compress.subject import WRITE_S, Asked, load, round_embeddings, tell_texts
 from components.contract import MAIN_METRIC, DataError
 from components.runtime import StepContext
 
@@ -97,6 +98,7 @@ def cut(asked: Asked) -> dict[str, Any]:
         compressed_in_8_bits=rounded, budget_s=asked.budget_s,
     )  # fmt: skip
     context.notes += notes_of(candidates, table, asked.budget_s)
+    tell_texts(context, student)
     context.notes.append(
         f"{metric} on validation {tuned[metric]:.4f} before, {scores[metric]:.4f} after"
         + ("" if rounded is None else f", {rounded:.4f} rounded to 8 bits")
@@ -168,10 +170,10 @@ def record(
     import torch
 
     steps = sum(candidate["steps"] for candidate in candidates)
-    split = material.train
+    split = material.lessons
     context.workload.update(
         rows=split.rows,
-        tokens=int(split.tokens * steps / material.steps_per_epoch),
+        tokens=int(material.tokens_per_epoch * steps / material.steps_per_epoch),
         sequences=steps * material.global_batch,
         steps=steps,
         epochs=steps / material.steps_per_epoch,

@@ -28,6 +28,10 @@ FIRST_ROUND_STEPS = 24
 # once for all ways to cut, and forwards of 256 ranking rows for each candidate and round.
 CALIBRATION_STEPS = 24.0
 RANKING_STEPS = 5.0
+# Memory for the teacher's answers.
+KEEP_BYTES = 2 << 30
+# Most of an epoch's tokens that may come from texts without labels.
+UNLABELLED_SHARE = 0.75
 # Below this depth a layer's fixed costs outweigh what cutting it saves.
 LEAST_LAYERS = 3
 PRUNED = 50
@@ -199,6 +203,21 @@ def searches(
         if cut.method == "distill":
             layers = min(layers, cut.amount)
     return tuple(made)
+
+
+def unlabelled_rows(labelled_tokens: float, rows: int, tokens: float) -> int:
+    """Rows without labels in an epoch, which has every labelled row once: all of them, or as many
+    as hold `UNLABELLED_SHARE` of its tokens.
+
+    Args:
+        labelled_tokens: of the training split.
+        rows: texts without labels.
+        tokens: of these.
+    """
+    if not rows:
+        return 0
+    most = labelled_tokens * UNLABELLED_SHARE / (1 - UNLABELLED_SHARE)
+    return min(rows, max(1, int(most * rows / max(tokens, 1))))
 
 
 def training_epochs(variant: str, *, layers: int, epochs: float, steps_per_epoch: int) -> float:

@@ -96,6 +96,7 @@ class Student:
         self.step = 0
         self.seconds = 0.0
         self.losses: list[float] = []
+        self.read = np.zeros(material.lessons.rows, bool)
         self.factors: evened.Factors | None = None
         self._batches = material.epochs()
         _without_dropout(model)
@@ -164,6 +165,7 @@ class Student:
     def _step(self, batch: Batch, rate: float) -> float:
         loss = self._loss(batch)
         loss.backward()
+        self.read[batch.rows] = True
         if self.copy is not None:
             self.copy.collect_gradients()
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
@@ -185,6 +187,7 @@ class Student:
             said = self.listener.run(name, batch, dtype=self.settings.dtype)
         logits = _as_logits(said.logits, batch, name)
         units = max(_scored(batch, name), 1)
+        # Of rows without labels nothing: not a term of this sum, nor counted in it.
         loss = weights.task * self.material.task.loss(logits, batch) / units
         if taught is None:
             return loss
@@ -323,7 +326,7 @@ def _scored(batch: Batch, task: str) -> int:
     """Units of the batch in the task's loss."""
     from components.contract import IGNORED_LABEL
 
-    if task in distil.PER_TOKEN:
+    if task in distil.PER_TOKEN or not batch.targets.is_floating_point():
         return int((batch.targets != IGNORED_LABEL).sum())
     return len(batch.rows)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.compress.recommend import trains_rounding
+from components.compress.subject import tell_texts
 from components.compress.variant import Recipe
 from components.contract import MAIN_METRIC
 from components.runtime import StepContext
@@ -84,6 +85,7 @@ def settle(
         f"8-bit rounding cost {tuned - rounded:.4f} {metric} on validation, more than {allowed}: "
         f"{student.step} steps with the rounding in the forward pass, {tuned - learnt:.4f} now"
     )
+    tell_texts(context, student)
     if learnt <= rounded:
         context.notes.append("training with rounding did not help: the tuned weights are kept")
         return None

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.compress.recommend import KEEP_BYTES
 from components.compress.variant import Recipe
 from components.runtime import StepContext
 
-# Memory for the teacher's answers.
-KEEP_BYTES = 2 << 30
 # Kept back of a time budget for writing, beside the time of the last evaluations.
 WRITE_S = 2.0
 
@@ -103,6 +102,29 @@ def load(asked: Asked, *, cut: bool) -> Loaded:
         epochs=float(training.get("epochs") or 3),
         tokenizer=source if (source / "tokenizer.json").is_file() else None,
     )  # fmt: skip
+
+
+def tell_texts(context: StepContext, student: Any) -> None:
+    """Say in the receipt which texts without labels there are, and how many the student has learnt
+    from; nothing where there are none."""
+    material = student.material
+    if not material.drawn:
+        return
+    first = material.train.rows
+    lengths, read = material.lessons.lengths[first:], student.read[first:]
+    found = {
+        "rows": len(lengths),
+        "tokens": int(lengths.sum()),
+        "an_epoch": material.drawn,
+        "rows_read": int(read.sum()),
+        "tokens_read": int(lengths[read].sum()),
+    }
+    context.metrics["unlabelled"] = found
+    context.notes.append(
+        f"of {found['rows']:,} texts without labels ({found['tokens']:,} tokens), "
+        f"{found['an_epoch']:,} an epoch beside {first:,} labelled rows, the model read "
+        f"{found['rows_read']:,} ({found['tokens_read']:,} tokens)"
+    )
 
 
 def round_embeddings(model: Any) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.lib.dataset import UNLABELLED
+
 
 def dataset_card(manifest: dict[str, Any]) -> str:
     """Return the card as Markdown."""
@@ -36,7 +38,7 @@ def dataset_card(manifest: dict[str, Any]) -> str:
             f"{source['bytes']:,} | `{source['sha256'][:16]}…` |"
         )
     if manifest["labels"]:
-        counts = {s: v["label_counts"] for s, v in statistics["splits"].items()}
+        counts = {s: v["label_counts"] for s, v in statistics["splits"].items() if s != UNLABELLED}
         unit = "entities" if manifest["task"] == "token-classification" else "rows"
         lines += ["", f"## Labels ({unit})", "", f"| label | {' | '.join(counts)} |"]
         lines.append("|---|" + "---:|" * len(counts))

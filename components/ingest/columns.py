@@ -94,7 +94,7 @@ class Encoder:
         counts = np.fromiter((len(e.text) for e in examples), np.int64, len(examples))
         entries = self.pieces.look_up([word for e in examples for word in e.text])
         tags = np.fromiter(
-            (self.label_ids[tag] for e in examples for tag in to_bio2(e.label)),
+            (number for e in examples for number in self._tags(e)),
             np.int32,
             int(counts.sum()),
         )
@@ -132,13 +132,19 @@ class Encoder:
         )
         return Block(table=table, words=int(counts.sum()), truncated=truncated)
 
+    def _tags(self, example: Example) -> list[int]:
+        if example.label is None:
+            return [IGNORED_LABEL] * len(example.text)
+        return [self.label_ids[tag] for tag in to_bio2(example.label)]
+
     # -- text-classification ---------------------------------------------------------------------
 
     def _texts(self, examples: list[Example], first: int) -> Block:
         tokens = text_tokens(self.tokenizer, self.pieces, [e.text for e in examples])
         capacity = self.max_length - self.specials.single_count
         kept = cut(tokens, np.minimum(tokens.lengths, capacity))
-        labels = np.fromiter((self.label_ids[e.label] for e in examples), np.int32, len(examples))
+        ids = (IGNORED_LABEL if e.label is None else self.label_ids[e.label] for e in examples)
+        labels = np.fromiter(ids, np.int32, len(examples))
         table = pa.table(
             {
                 "input_ids": list_column(surround(kept, self.specials.before, self.specials.after)),

@@ -8,7 +8,7 @@ from components.contract import MANIFEST_VERSION
 from components.ingest.scan import Scan
 from components.ingest.settings import Settings
 from components.ingest.sources import Source
-from components.lib.dataset import SPLITS
+from components.lib.dataset import SPLITS, UNLABELLED
 
 
 def make_manifest(
@@ -32,7 +32,8 @@ def make_manifest(
         "seed": settings.seed,
         **({"document_context": True} if settings.document_context else {}),
         "splits": {
-            split: _split_entry([e for e in entries if e["split"] == split]) for split in SPLITS
+            split: _split_entry([e for e in entries if e["split"] == split])
+            for split in (*SPLITS, *({UNLABELLED} & set(staged)))
         },
         **({"index": index} if index else {}),
         "sources": [

@@ -17,6 +17,10 @@ BANDS, BAND_HASHES = 4, 6
 HASHES = BANDS * BAND_HASHES
 NEAR_SHARE = 0.8
 SHINGLE_WORDS = 3
+PAIRS = (
+    ("train", "validation"), ("train", "test"), ("validation", "test"),
+    ("unlabelled", "validation"), ("unlabelled", "test"),
+)  # fmt: skip
 # Near duplicates are looked for among this many rows of each split; exact ones among all.
 NEAR_ROWS = 25_000
 SKETCHED_WORDS = 256  # a long document is known by its beginning
@@ -61,7 +65,7 @@ def report(
         figures["duplicates"][split] = {"exact": repeated, "near": _repeats(near.get(split))}
         if repeated:
             warnings.append(f"{split}: {repeated:,} of {len(values):,} rows repeat another exactly")
-    for left, right in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    for left, right in PAIRS:
         if left not in hashes or right not in hashes:
             continue
         exact = int(np.isin(hashes[right], hashes[left]).sum())

@@ -52,7 +52,7 @@ class Scan:
     evidence: SchemeEvidence = field(default_factory=SchemeEvidence)
 
 
-def scan(task: str, examples: Iterable[tuple[Path, Example]]) -> Scan:
+def scan(task: str, examples: Iterable[tuple[Path, Example]], *, labelled: bool = True) -> Scan:
     """Read every example once.
 
     Raises:
@@ -60,6 +60,7 @@ def scan(task: str, examples: Iterable[tuple[Path, Example]]) -> Scan:
     """
     result = Scan()
     take = _sentence if task == "token-classification" else _row
+    take = take if labelled else _unlabelled
     path = None
     for path, example in examples:
         result.rows += 1
@@ -83,7 +84,7 @@ def _keep(result: Scan, task: str, example: Example) -> None:
     result.hashes.append(text_hash(task, example))
     if task in GROUPED:
         result.groups.append(example.group or 0)
-    if task in LABELLED:
+    if task in LABELLED and example.label is not None:
         result.row_labels.append(result.label_numbers[example.label])
 
 
@@ -108,6 +109,13 @@ def _sentence(result: Scan, task: str, path: Path, example: Example) -> None:
             if kind not in result.label_counts:
                 result.first_seen[kind] = where
             result.label_counts[kind] = result.label_counts.get(kind, 0) + 1
+
+
+def _unlabelled(result: Scan, task: str, path: Path, example: Example) -> None:
+    if isinstance(example.text, list):
+        result.words += len(example.text)
+    else:
+        result.characters += len(example.text)
 
 
 def _row(result: Scan, task: str, path: Path, example: Example) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.contract import SpecError
-from components.lib.dataset import SPLITS
+from components.ingest.unlabelled import Wanted
+from components.lib.dataset import SPLITS, UNLABELLED
 
 DEFAULT_FRACTION = 0.1
 
@@ -27,6 +28,7 @@ class Settings:
     redact: bool
     document_context: bool
     out_of_scope: str | None = None
+    unlabelled: Wanted | None = None  # its uri is among `uris`
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Settings:
@@ -40,6 +42,9 @@ class Settings:
             for name, part in splits.items()
             if name not in uris
         }
+        unlabelled = data.get(UNLABELLED)
+        if unlabelled:
+            uris[UNLABELLED] = str(unlabelled["uri"])
         return cls(
             task=arguments["task"],
             name=arguments.get("name", "dataset"),
@@ -53,4 +58,5 @@ class Settings:
             redact=bool(data.get("redact")),
             document_context=bool(arguments.get("document_context")),
             out_of_scope=data.get("out_of_scope"),
+            unlabelled=Wanted.of(unlabelled) if unlabelled else None,
         )

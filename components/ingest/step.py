@@ -35,7 +35,8 @@ from components.ingest.scan import (
     text_hash,
 )
 from components.ingest.settings import Settings
-from components.lib.dataset import SPLITS
+from components.ingest.unlabelled import read_unlabelled
+from components.lib.dataset import SPLITS, UNLABELLED
 from components.lib.references import TOKENIZER_FILES, resolve_tokenizer_folder
 from components.lib.scope import number_of
 from components.lib.shard_index import join_rows
@@ -45,6 +46,7 @@ from components.runtime import StepContext
 READER_BYTES = 192 << 20
 WORKER_BYTES = 320 << 20
 DEFAULT_MEMORY_BYTES = 1 << 30
+PARTS = (*SPLITS, UNLABELLED)
 CODES = {0: "train", 1: "validation", 2: "test"}
 
 
@@ -75,7 +77,9 @@ def run(context: StepContext) -> str:
     with context.phase("scan"):
         redacted: Counter[str] = Counter()
         scans = {
-            split: scan(settings.task, _read(settings, source, redacted))
+            split: scan(
+                settings.task, _read(settings, source, redacted), labelled=split != UNLABELLED
+            )
             for split, source in staged.items()
         }
         check_labels(scans)
@@ -89,7 +93,7 @@ def run(context: StepContext) -> str:
         work = shards.blocks(_placed(settings, staged, scans, codes))
         entries = _tokenise(context, settings, work, scans, labels, output)
     with context.phase("describe"):
-        rows = [shards.index_row(e) for part in SPLITS for e in entries if e["split"] == part]
+        rows = [shards.index_row(e) for part in PARTS for e in entries if e["split"] == part]
         index = join_rows(rows, output)
         manifest = make_manifest(settings, staged, scans, labels, scheme, entries, index)
         manifest["statistics"], manifest["warnings"] = describe(scans, codes, redacted)
@@ -101,9 +105,12 @@ def run(context: StepContext) -> str:
 def _read(
     settings: Settings, source: sources.Source, redacted: Counter[str]
 ) -> Iterator[tuple[Path, Example]]:
-    examples = read_source(
-        source, task=settings.task, wanted=settings.format, columns=settings.columns
-    )
+    if source.split == UNLABELLED and settings.unlabelled is not None:
+        examples = read_unlabelled(source, task=settings.task, wanted=settings.unlabelled)
+    else:
+        examples = read_source(
+            source, task=settings.task, wanted=settings.format, columns=settings.columns
+        )
     if settings.redact and settings.task != "image-classification":
         return redact(examples, redacted)
     return examples

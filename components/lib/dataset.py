@@ -17,6 +17,8 @@ from components.contract import MANIFEST_VERSION, DataError
 from components.lib.documents import with_context
 
 SPLITS = ("train", "validation", "test")
+# Texts without labels (`IGNORED_LABEL` everywhere): compression alone reads them.
+UNLABELLED = "unlabelled"
 # A split larger than this is kept in files that processes map and share instead of in memory.
 MAPPED_BYTES = 64 << 20
 REQUIRED = ("task", "name", "labels", "max_length", "splits", "sources", "warnings")
@@ -27,7 +29,7 @@ class Split:
     """One split, in the order of its source.
 
     Attributes:
-        name: train, validation or test.
+        name: train, validation, test or unlabelled.
         rows: number of sequences (or images).
         offsets: int64 (rows + 1); sequence i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         input_ids: int32, flat, with special tokens; empty for images.
@@ -147,9 +149,10 @@ def load_split(folder: Path, split: str, *, cache: Path | None = None) -> Split:
         loaded = _assemble(split, [read_shard(folder / name) for name in names])
     else:
         loaded = _load_mapped(split, folder, names, cache or folder / ".arrays")
-    if (
-        manifest.get("document_context") and "document" in loaded.columns
-    ):  # laid out here, so that every step sees the same rows
+    context = manifest.get("document_context") and "document" in loaded.columns
+    if split == UNLABELLED and context:  # texts of no known document stay as they are
+        context = len(np.unique(loaded.columns["document"])) > 1
+    if context:  # laid out here, so that every step sees the same rows
         return with_context(loaded, int(manifest["max_length"]))
     return loaded
 

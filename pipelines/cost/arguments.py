@@ -116,7 +116,12 @@ def _data(job: Job) -> dict[str, Any]:
         document[split] = (
             {"uri": job.spec.locate(source.uri)} if source.uri else {"fraction": source.fraction}
         )
-    optional = {"out_of_scope": data.out_of_scope, "revision": data.revision}
+    optional = {
+        "out_of_scope": data.out_of_scope,
+        "revision": data.revision,
+        "unlabelled": data.unlabelled
+        and {**data.unlabelled.model_dump(), "uri": job.spec.locate(data.unlabelled.uri)},
+    }
     return {
         **document,
         "format": data.format,

@@ -8,10 +8,11 @@ them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
-from components.compress.recommend import Search, searches
+from components.compress.recommend import KEEP_BYTES, Search, searches, unlabelled_rows
 from components.compress.variant import parse
 from pipelines.cost.chain import (
     PYTHON_BYTES,
@@ -27,6 +28,7 @@ from pipelines.cost.chain import (
 from pipelines.cost.estimate import Estimate
 from pipelines.cost.job import Job
 from pipelines.cost.machine import Machine
+from pipelines.cost.profile import UNLABELLED, SplitProfile
 
 # All searches of `variants: auto` together, so that the whole job stays within a quarter of an hour
 # on two cores with MiniLM; a listed variant gets as many epochs as the tuning.
@@ -59,17 +61,46 @@ def precision_of(job: Job, machine: Machine) -> str:
     return "bf16" if faster else "fp32"
 
 
+def _texts(job: Job) -> SplitProfile | None:
+    return job.profile.get(UNLABELLED)
+
+
+def unlabelled_of(job: Job) -> tuple[int, float]:
+    """Rows and tokens of the texts without labels that an epoch has beside the labelled rows."""
+    texts = _texts(job)
+    if texts is None:
+        return 0, 0.0
+    rows = unlabelled_rows(job.profile["train"].tokens, texts.rows, texts.tokens)
+    return rows, rows * texts.mean_length
+
+
+def steps_per_epoch(job: Job) -> int:
+    """Steps in which the step sees every labelled row once, and its share of the others."""
+    return math.ceil((job.profile["train"].rows + unlabelled_of(job)[0]) / job.global_batch)
+
+
 def epoch_seconds(job: Job, machine: Machine) -> float:
     """Seconds of an epoch of the whole model on this machine, as the step would train it."""
     step = STEP_SHARE * cpu_step_time(job, machine, precision_of(job, machine))
-    return job.steps_per_epoch * step
+    more = unlabelled_of(job)[1] / max(job.profile["train"].tokens, 1)
+    return job.steps_per_epoch * step * (1.0 + more)
+
+
+def unlabelled_memory(job: Job) -> float:
+    """Bytes of the texts without labels: ids and labels, twice while they are joined to the others,
+    and the teacher's answers to them as far as these are kept."""
+    texts = _texts(job)
+    if texts is None:
+        return 0.0
+    answers = 4.0 * (job.shape.num_layers + 1) * job.shape.hidden_size * texts.tokens
+    return 32.0 * texts.tokens + min(answers, KEEP_BYTES)
 
 
 def searches_of(job: Job, variant: str) -> tuple[Search, ...]:
     """The search of each cut of `variant`, in epochs."""
     return searches(
         variant, layers=job.shape.num_layers, epochs=float(job.spec.training.epochs),
-        steps_per_epoch=job.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch(job),
     )  # fmt: skip
 
 
@@ -154,14 +185,16 @@ def compress_cost(job: Job, machine: Machine, variant: str) -> StepCost:
     if budget:
         seconds = start_seconds(machine, "compress") + budget
         # Several students, each with its states (WNUT-17: 4.5 GB where training takes 1.6).
-        memory = TORCH_BYTES + cpu_train_memory(job) * 2.1
+        longer = texts.lengths.max() / job.longest if (texts := _texts(job)) else 0.0
+        memory = TORCH_BYTES + cpu_train_memory(job) * 2.1 * max(1.0, float(longer))
+        memory += unlabelled_memory(job)
         return cost(job, machine, seconds, memory, spread=BUDGET_SPREAD, **moved)
     if not rounding_is_checked(job, variant):
         seconds = start_seconds(machine, "data")
         return cost(job, machine, seconds, PYTHON_BYTES, spread=1.6, **moved)
     # Validations with and without rounding; training with it is the exception.
     seconds = start_seconds(machine, "compress") + check_seconds(job, machine)
-    memory = TORCH_BYTES + 27.0 * job.parameters
+    memory = TORCH_BYTES + 27.0 * job.parameters + unlabelled_memory(job)
     found = cost(job, machine, seconds, memory, spread=1.6, **moved)
     usual = found.seconds
     high = usual.high + rounding_budget(job, machine)

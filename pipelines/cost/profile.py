@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,12 +26,14 @@ from components.ingest import sources, synthetic
 from components.ingest.encode import WordPieces, text_tokens, unknown_id_of
 from components.ingest.examples import Example
 from components.ingest.formats import read_source
+from components.ingest.unlabelled import Wanted, read_unlabelled
 from components.lib.references import load_tokenizer
 from pipelines.cost.model import tokenizer_folder
-from pipelines.spec import Spec
+from pipelines.spec import Spec, Unlabelled
 
 Lengths = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
 # A plan must take seconds, and the same data must give the same plan: so many bytes of text are
 # read of each split (a second or two), the rest is scaled by size.
 READ_BYTES = 1_200_000
@@ -125,7 +127,7 @@ Profile = dict[str, SplitProfile]
 
 
 def profile_of(spec: Spec, observed: dict[str, Any] | None = None) -> Profile:
-    """Describe the three splits.
+    """Describe the three splits, and the texts without labels if the spec names any.
 
     Args:
         spec: names the data.
@@ -135,7 +137,8 @@ def profile_of(spec: Spec, observed: dict[str, Any] | None = None) -> Profile:
         DataError: local data is missing, malformed or has no rows.
     """
     if observed is not None:
-        return {name: _from_manifest(observed["splits"][name]) for name in SPLITS}
+        names = [*SPLITS, *({UNLABELLED} & set(observed["splits"]))]
+        return {name: _from_manifest(observed["splits"][name]) for name in names}
     whole = {name: _probe(spec, name) for name in SPLITS if getattr(spec.data, name).uri}
     fractions = {name: getattr(spec.data, name).fraction for name in SPLITS if name not in whole}
     found: Profile = {}
@@ -143,6 +146,8 @@ def profile_of(spec: Spec, observed: dict[str, Any] | None = None) -> Profile:
     for name in SPLITS:
         share = fractions.get(name, left if name == "train" else None)
         found[name] = whole[name] if share is None else _share(whole["train"], share)
+    if spec.data.unlabelled is not None:
+        found[UNLABELLED] = _probe_unlabelled(spec, spec.data.unlabelled)
     return found
 
 
@@ -199,6 +204,20 @@ def _probe(spec: Spec, split: str) -> SplitProfile:
     if not _is_local(uri):
         return _assumed(spec, split)
     return _read_local(spec, split, uri)
+
+
+def _probe_unlabelled(spec: Spec, wanted: Unlabelled) -> SplitProfile:
+    uri = spec.locate(wanted.uri)
+    if not _is_local(uri):
+        assumed = _assumed(spec, "train")
+        return replace(assumed, rows=wanted.limit) if wanted.limit else assumed
+    source = sources.stage(UNLABELLED, uri, _made_folder() if "://" in uri else Path(os.devnull))
+    reading = Wanted.of(wanted.model_dump())
+    examples = (e for _, e in read_unlabelled(source, task=spec.task, wanted=reading))
+    found = _profile_read(_lengths(spec, examples), uri, source.bytes)
+    if wanted.limit and found.rows > wanted.limit:  # a sample was scaled by the file's size
+        found = replace(found, rows=wanted.limit)
+    return found
 
 
 def _is_local(uri: str) -> bool:
@@ -267,7 +286,11 @@ def _read_local(spec: Spec, split: str, uri: str) -> SplitProfile:
             rows=_some(count, uri), words=0, bytes=size,
             lengths=np.full(1, IMAGE_TOKENS, dtype=np.int64), source="read", exact=True,
         )  # fmt: skip
-    seen = _lengths(spec, examples)
+    return _profile_read(_lengths(spec, examples), uri, size)
+
+
+def _profile_read(seen: _Seen, uri: str, size: int) -> SplitProfile:
+    """Describe a local split of `size` bytes from what was read of it."""
     _some(seen.rows, uri)
     lengths = np.concatenate(seen.lengths)
     if seen.read_all:

@@ -226,6 +226,26 @@ def test_the_same_arguments_give_the_same_model(tuned: dict[str, Any]) -> None:
     assert len(uris) == 1
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_texts_without_labels_are_learnt_from(
+    tuned: dict[str, Any], task: str, tmp_path: Path
+) -> None:
+    store = tuned["store"]
+    richer = make_dataset(store, tmp_path, task, rows=40, texts=200)
+    shutil.rmtree(Path(store.tiers.hot) / "scratch")  # as the runtime does after a step
+    made = {**tuned, task: {**tuned[task], "dataset": richer}}
+    training = {"epochs": 3, "global_batch": 32, "precision": "fp32"}
+    uri, context = compressed(made, task, "distill1", training=training)
+    read = context.metrics["unlabelled"]
+    assert read["rows"] >= 200
+    assert 0 < read["an_epoch"] <= read["rows"]
+    assert read["an_epoch"] <= read["rows_read"] <= min(3 * read["an_epoch"], read["rows"])
+    assert 0 < read["tokens_read"] <= read["tokens"]
+    assert context.workload["steps"] > 3 * 2  # more than the labelled rows alone would make
+    assert any(f"the model read {read['rows_read']:,} (" in note for note in context.notes)
+    assert compressed(made, task, "distill1", training=training)[0] == uri
+
+
 def test_a_teacher_that_knows_nothing_is_refused(tuned: dict[str, Any], tmp_path: Path) -> None:
     store = tuned["store"]
     random = make_model(

@@ -15,7 +15,7 @@ DOCUMENT_COMMENTS = ("# newdoc", "#begin document", "# begin document")
 WORD_LIMIT_CHARACTERS = 10_000
 
 
-def read_conll(path: Path, columns: dict[str, Any]) -> Examples:
+def read_conll(path: Path, columns: dict[str, Any], *, labelled: bool = True) -> Examples:
     """Yield the sentences of a CoNLL file.
 
     A line of white space only ends a sentence (WNUT-17's training file separates by a tab).
@@ -26,12 +26,13 @@ def read_conll(path: Path, columns: dict[str, Any]) -> Examples:
     Args:
         path: the file.
         columns: ``{tokens: 0, labels: -1}``, positions of the two columns.
+        labelled: without, tags are read over, and need not be there.
 
     Raises:
         DataError: a row whose number of columns differs from the first row's, an empty word.
         SpecError: a column position outside the rows.
     """
-    reader = _Reader(path, columns)
+    reader = _Reader(path, columns, labelled)
     words: list[str] = []
     tags: list[str] = []
     document, document_has_words, start = 0, False, 0
@@ -63,8 +64,9 @@ def read_conll(path: Path, columns: dict[str, Any]) -> Examples:
 class _Reader:
     """Splits rows; the first row fixes the separator and the number of columns."""
 
-    def __init__(self, path: Path, columns: dict[str, Any]) -> None:
+    def __init__(self, path: Path, columns: dict[str, Any], labelled: bool) -> None:
         self._path = path
+        self._labelled = labelled
         self._token = _position(columns, "tokens", 0)
         self._label = _position(columns, "labels", -1)
         self._separator: str | None = None
@@ -92,7 +94,7 @@ class _Reader:
                 remedy="each row needs the same columns; blank lines separate sentences",
             )
         word, tag = cells[self._token].strip(" "), cells[self._label].strip(" ")
-        if not word or not tag:
+        if not word or (self._labelled and not tag):
             what = "word" if not word else "label"
             raise fail(self._path, number, f"empty {what}: {_shown(line)}")
         if len(word) > WORD_LIMIT_CHARACTERS:
@@ -108,7 +110,7 @@ class _Reader:
     def _first(self, line: str, number: int) -> None:
         self._separator = "\t" if "\t" in line.strip() else None
         self._width = len(self._split(line))
-        if self._width < 2:
+        if self._width < 2 and self._labelled:
             raise fail(
                 self._path,
                 number,

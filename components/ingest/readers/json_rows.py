@@ -24,6 +24,7 @@ SPLIT_KEYS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
+    "unlabelled": ("unlabelled", "unlabeled", "unsupervised"),
 }
 ROW_KEYS = ("data", "rows", "examples", "items")
 

@@ -22,6 +22,8 @@ DEFAULT_NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "instruction", "question"),
     "completion": ("completion", "response", "answer", "output"),
 }
+# Not a task of its own: texts without labels, for any task (unlabelled.py).
+UNLABELLED_TASK = "unlabelled"
 # Positions for rows that are lists, as in CLINC150's [text, intent].
 DEFAULT_POSITIONS = {"text": 0, "label": 1, "tokens": 0, "labels": 1, "prompt": 0, "completion": 1}
 NEEDED = {
@@ -29,6 +31,7 @@ NEEDED = {
     "text-classification": ("text", "label"),
     "text-pair-ranking": ("text", "text_pair", "label", "group"),
     "causal-lm": ("prompt", "completion"),
+    UNLABELLED_TASK: ("text",),
 }
 CELL_LIMIT_CHARACTERS = 4 << 20
 
@@ -61,7 +64,12 @@ class RowMapper:
             "text-classification": self._text,
             "text-pair-ranking": self._pair,
             "causal-lm": self._completion,
+            UNLABELLED_TASK: self._plain,
         }[task]
+        self._names = DEFAULT_NAMES
+        if task == UNLABELLED_TASK:
+            names = (*DEFAULT_NAMES["text"], *DEFAULT_NAMES["tokens"])
+            self._names = {**DEFAULT_NAMES, "text": names}
 
     def example(self, row: Row, line: int) -> Example:
         """Return the row as an `Example`.
@@ -123,6 +131,12 @@ class RowMapper:
         completion = self._string(self._cell(row, "completion", line), "completion", line)
         return Example(line, self._string(prompt, "prompt", line), completion)
 
+    def _plain(self, row: Row, line: int) -> Example:
+        value = self._cell(row, "text", line)
+        if isinstance(value, list):
+            return Example(line, [self._string(word, "text", line) for word in value])
+        return Example(line, self._string(value, "text", line))
+
     # -- cells -----------------------------------------------------------------------------------
 
     def _find_columns(self, row: Row, line: int) -> dict[str, str | int]:
@@ -147,12 +161,12 @@ class RowMapper:
             key = DEFAULT_POSITIONS.get(field) if key is None else key
             if isinstance(key, bool) or not isinstance(key, int):
                 raise SpecError(
-                    f"data.columns.{field}: rows of {self._path} are lists, so give a position"
+                    f"{self._place(field)}: rows of {self._path} are lists, so give a position"
                 )
             return key
         names = [str(name) for name in row]
         if key is None:
-            for name in DEFAULT_NAMES[field]:
+            for name in self._names[field]:
                 if name in row:
                     return name
         elif isinstance(key, int) and -len(names) <= key < len(names):
@@ -161,11 +175,17 @@ class RowMapper:
             return key
         raise self._no_column(field, key, names, line)
 
+    def _place(self, field: str) -> str:
+        """Where in the spec the column is named."""
+        return (
+            "data.unlabelled.column" if self._task == UNLABELLED_TASK else f"data.columns.{field}"
+        )
+
     def _no_column(self, field: str, key: Any, names: list[str], line: int) -> SpecError:
         near = difflib.get_close_matches(str(key or field), names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"set data.columns.{field} to one of them"
+        hint = f"did you mean {near[0]!r}?" if near else f"set {self._place(field)} to one of them"
         return SpecError(
-            f"data.columns.{field}: {self._path}:{line} has no column "
+            f"{self._place(field)}: {self._path}:{line} has no column "
             f"{key if key is not None else field!r}; it has {', '.join(names[:12]) or 'none'}",
             remedy=hint,
         )

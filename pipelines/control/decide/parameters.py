@@ -39,6 +39,8 @@ def located_spec(plan: Plan) -> dict[str, Any]:
         uri = (sources.get(split) or {}).get("uri")
         if uri:
             spec["data"][split] = {"uri": uri, "fraction": None}
+    if sources.get("unlabelled"):
+        spec["data"]["unlabelled"] = sources["unlabelled"]
     model = plan.step("train").arguments.get("model")
     if model:
         spec["model"] = {"id": None, "config": None, **model}
