@@ -3,9 +3,10 @@
     python -m benchmarks.here_accuracy run --work FOLDER [--only wnut17-32]   # 90 s each
     python -m benchmarks.here_accuracy table --work FOLDER
 
-`run` runs each case from scratch, one epoch, nothing cached, on an otherwise idle machine. `table`
-plans every case again with this version, learns a calibration from WNUT-17 at batch 32 alone, and
-prints predictions without and with it, the latter for cases that it has not seen. Constants of the
+`run` runs each case from scratch, one epoch, nothing cached, on an otherwise idle machine; do it
+again for another run of each. `table` plans every case again with this version, learns a
+calibration from the runs of WNUT-17 at batch 32 alone, and prints predictions without and with it,
+the latter for cases that it has not seen, beside the median of what was measured. Constants of the
 cost model come from benchmarks/fit_here.py, that is from the project's own headlines, and from the
 steps of the WNUT-17 run for what stands around the model (starts, tracing, files).
 """
@@ -18,6 +19,7 @@ import json
 import math
 import re
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,31 +52,35 @@ def case_spec(shared: Path, case: str) -> Any:
 
 
 def run(shared: Path, work: Path, case: str) -> None:
-    """Run a case in `work`."""
+    """Run a case in `work`, with a store of its own."""
     spec = case_spec(shared, case)
     plan = make_plan(spec, here=True)
-    outcome = run_here(spec, plan, workdir=work / case, on_event=lambda event: None)
+    folder = work / case / str(sum(1 for _ in (work / case).glob("*")) + 1)
+    outcome = run_here(spec, plan, workdir=folder, on_event=lambda event: None)
     if outcome.exit_code:
         raise SystemExit(f"{case}: run ended with {outcome.exit_code}: {outcome.error}")
 
 
-def folder_of(work: Path, case: str) -> Path:
-    """The newest run of a case.
+def folders_of(work: Path, case: str) -> list[Path]:
+    """The runs of a case, the newest last.
 
     Raises:
         SystemExit: it was never run.
     """
-    found = sorted(path.parent for path in (work / case).glob("*/*/run.json"))
+    found = sorted(path.parent for path in (work / case).glob("*/*/*/run.json"))
     if not found:
         raise SystemExit(f"{work / case}: no run; start it with `run --only {case}`")
-    return found[-1]
+    return found
 
 
 def figures(shared: Path, work: Path, case: str, calibration: Calibration) -> list[dict[str, Any]]:
     """Return measured seconds of the steps beside predictions of this version, without and with
     the calibration."""
-    report = json.loads((folder_of(work, case) / "report.json").read_text())
-    measured = {step["name"]: step["measured"]["seconds"] for step in report["steps"]}
+    taken: dict[str, list[float]] = {}
+    for folder in folders_of(work, case):
+        for step in json.loads((folder / "report.json").read_text())["steps"]:
+            taken.setdefault(step["name"], []).append(step["measured"]["seconds"])
+    measured = {name: statistics.median(seconds) for name, seconds in taken.items()}
     spec = case_spec(shared, case)
     plain, learnt = (make_plan(spec, here=True, calibration=c) for c in (None, calibration))
     rows = []
@@ -83,7 +89,9 @@ def figures(shared: Path, work: Path, case: str, calibration: Calibration) -> li
             known = learnt.step(step.step).seconds
             rows.append({
                 "case": case, "step": step.step, "kind": step.kind,
-                "measured_s": measured[step.step], "predicted_s": round(step.seconds.value, 2),
+                "measured_s": round(measured[step.step], 2),
+                "runs_s": [round(seconds, 2) for seconds in taken[step.step]],
+                "predicted_s": round(step.seconds.value, 2),
                 "calibrated_s": round(known.value, 2),
                 "inside": known.low <= measured[step.step] <= known.high,
             })  # fmt: skip
@@ -91,20 +99,22 @@ def figures(shared: Path, work: Path, case: str, calibration: Calibration) -> li
 
 
 def lesson(shared: Path, work: Path) -> Calibration:
-    """Learn from the run of `LEARNT_FROM` against what this version predicts of it."""
-    run_folder = folder_of(work, LEARNT_FROM)
+    """Learn from the runs of `LEARNT_FROM` against what this version predicts of them."""
     plan = make_plan(case_spec(shared, LEARNT_FROM), here=True)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / run_folder.name
-        folder.mkdir()
-        shutil.copyfile(run_folder / "run.json", folder / "run.json")
-        (folder / "plan.json").write_text(json.dumps(plan.to_json()))
-        return learn([folder]).calibration
+        folders = []
+        for run_folder in folders_of(work, LEARNT_FROM):
+            folder = Path(scratch) / run_folder.name
+            folder.mkdir()
+            shutil.copyfile(run_folder / "run.json", folder / "run.json")
+            (folder / "plan.json").write_text(json.dumps(plan.to_json()))
+            folders.append(folder)
+        return learn(folders).calibration
 
 
 def step_shares(work: Path, case: str) -> dict[str, float]:
     """Return seconds of one training step as measured, by phase."""
-    folder = folder_of(work, case)
+    folder = folders_of(work, case)[-1]
     tiers = Tiers.from_json(json.loads((folder / "run.json").read_text())["tiers"])
     path = Path(tiers.hot) / "runs" / folder.name / "steps/train.json"
     document = json.loads(path.read_text())
@@ -115,7 +125,7 @@ def step_shares(work: Path, case: str) -> dict[str, float]:
 
 def table(shared: Path, work: Path) -> dict[str, Any]:
     """Print the table and return the document."""
-    runs = [case for case in CASES if list((work / case).glob("*/*/run.json"))]
+    runs = [case for case in CASES if (work / case).is_dir()]
     calibration = lesson(shared, work)
     rows = [row for case in runs for row in figures(shared, work, case, calibration)]
     print("| run | step | measured s | predicted s | error | calibrated s | error |")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.train import RESULTS, cpu
+from benchmarks.train_results import RESULTS, cpu
 from components.lib import attention, linear
 from components.lib.dropout import BitDropout, DropoutBits
 from components.train.world import keep_freed_memory

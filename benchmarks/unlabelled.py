@@ -6,9 +6,8 @@
 For each seed, of a text classification spec's training file: a tenth is set aside for validation,
 so many rows of each label are drawn to tune and to distil on, and the texts of all others go into a
 file without their labels. The variant is then made from one tuned model, each time with the same
-budget: on the labelled rows alone, as the step does it (it stops after 24 epochs of them) and until
-the budget is used up; and with that file as `data.unlabelled`. All are scored as the 8-bit graphs
-they become. `--shares` makes it with other shares of an epoch's tokens, to be judged
+budget: on the labelled rows alone, and with that file as `data.unlabelled`. All are scored as the
+8-bit graphs they become. `--shares` makes it with other shares of an epoch's tokens, to be judged
 on validation. Results: benchmarks/results/unlabelled-<date>.json.
 """
 
@@ -95,16 +94,14 @@ def measure(spec_path: Path, args: argparse.Namespace, seed: int) -> dict[str, A
     spec, texts = written(spec_path, args, seed)
     plain = infer.tuned(spec, args.cache)
     richer = with_texts(plain, spec, texts, args.cache)
-    usual, most = recommend.UNLABELLED_SHARE, compress.search.MOST_EPOCHS
-    points = {"labelled rows alone": (plain, usual, most)}
-    endless = replace(plain, name=f"{plain.name}-endless")
-    points["labelled rows alone, any number of epochs"] = (endless, usual, 1_000_000)
+    usual = recommend.UNLABELLED_SHARE
+    points = {"labelled rows alone": (plain, usual)}
     for share in args.shares:
         subject = replace(richer, name=f"{plain.name}-texts-{share:g}")
-        points[f"texts up to {share:g} of the tokens"] = (subject, share, most)
+        points[f"texts up to {share:g} of the tokens"] = (subject, share)
     document, found = yaml.safe_load(spec.read_text()), {}
-    for name, (subject, share, epochs) in points.items():
-        recommend.UNLABELLED_SHARE, compress.search.MOST_EPOCHS = share, epochs
+    for name, (subject, share) in points.items():
+        recommend.UNLABELLED_SHARE = share
         with tempfile.TemporaryDirectory() as work:
             made, folders = compress.routes_of(document, subject, args, Path(work))
             quality = compress.qualities(subject, made)
@@ -123,7 +120,7 @@ def measure(spec_path: Path, args: argparse.Namespace, seed: int) -> dict[str, A
             f"{key} {found[name][key]:.4f}" for key in
             ("tuned_validation", "quality_validation", "tuned_test", "quality_test")
         ) + f", {candidate['steps']} steps", flush=True)  # fmt: skip
-    recommend.UNLABELLED_SHARE, compress.search.MOST_EPOCHS = usual, most
+    recommend.UNLABELLED_SHARE = usual
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.contract import DataError, SpecError, StepReport
 from components.storage import Store, Tiers
 from pipelines.cost.calibration import (
+    USER_NOISE,
     Calibration,
     Observation,
     error_before_after,
@@ -22,6 +23,9 @@ from pipelines.plan import Plan, plan_from_json
 
 # Steps shorter than this are start-up noise.
 LEAST_SECONDS = 0.5
+# The same step of a few seconds takes half a second more or less from run to run (starts, where
+# threads land): so much less does it count than a long one.
+JITTER_S = 0.5
 # Less tells how long opening files takes, not how fast data moves.
 LEAST_TRANSFER_BYTES = 16 << 20
 
@@ -108,7 +112,7 @@ class Moved:
 
 def observations(folder: Path, seen: set[str], moved: Moved) -> Iterable[tuple[str, Observation]]:
     """Yield (kind, observation) of every step that the run in `folder` did itself; `seen` holds
-    fingerprints that count already (the same work in two receipts is one measurement). What the
+    executions that count already (one may stand in two receipts). What the
     steps moved is added to `moved`."""
     plan, reports = _run(folder)
     if plan.calibration.get("constants") != constants_hash():
@@ -117,10 +121,11 @@ def observations(folder: Path, seen: set[str], moved: Moved) -> Iterable[tuple[s
     for report in reports:
         known = steps.get(report.step)
         measured = report.seconds.get("total", 0.0)
-        counts = not report.cached and report.fingerprint not in seen
+        this = f"{report.fingerprint} {report.started_at}"
+        counts = not report.cached and this not in seen
         if known is None or known["seconds"] <= 0 or not counts or measured < LEAST_SECONDS:
             continue
-        seen.add(report.fingerprint)
+        seen.add(this)
         step = plan.step(report.step)
         device = device_of(step.node, report.hardware)
         moved.count(device, report)
@@ -128,8 +133,14 @@ def observations(folder: Path, seen: set[str], moved: Moved) -> Iterable[tuple[s
             kind=report.kind, device=device, precision=known["precision"], model=known["model"],
             gpu=known["gpu"],
         )  # fmt: skip
-        ratio = math.log(measured / known["seconds"])
-        yield report.kind, Observation(effects=work.effects(known["seconds"]), log_ratio=ratio)
+        yield (
+            report.kind,
+            Observation(
+                effects=work.effects(known["seconds"]),
+                log_ratio=math.log(measured / known["seconds"]),
+                weight=1.0 / (1.0 + (JITTER_S / (USER_NOISE * measured)) ** 2),
+            ),
+        )
 
 
 def _run(folder: Path) -> tuple[Plan, list[StepReport]]:

@@ -32,17 +32,25 @@ NEWSROOM = Path(__file__).parents[2] / "pipelines" / "examples" / "newsroom-ner.
 HARDWARE = Hardware(cpu_model="Test CPU", cpu_count=2, memory_bytes=1 << 34)
 
 
-def report(step: str, seconds: float, *, cached: bool = False, fingerprint: str = "") -> StepReport:
+STARTED = "2026-01-01T00:00:00+00:00"
+
+
+def report(
+    step: str, seconds: float, *, cached: bool = False, fingerprint: str = "",
+    started: str = STARTED,
+) -> StepReport:  # fmt: skip
     return StepReport(
         step=step, kind=step.split("-")[0], fingerprint=fingerprint or step, plan_hash="p",
-        output="u", cached=cached, started_at="2026-01-01T00:00:00+00:00",
+        output="u", cached=cached, started_at=started,
         seconds={"total": seconds}, workload={}, requested={}, hardware=HARDWARE, bytes_in=0,
         bytes_out=0, peak_memory_bytes=1, peak_gpu_memory_bytes=None, energy_joules=None,
         metrics={}, series={}, notes=[],
     )  # fmt: skip
 
 
-def finished_run(folder: Path, times: float, constants: str = "", **factors: Any) -> Path:
+def finished_run(
+    folder: Path, times: float, constants: str = "", started: str = STARTED, **factors: Any
+) -> Path:
     """A run of the sample plan on this machine whose steps took `times` as long as predicted."""
     plan = sample_plan()
     here = tuple(replace(step, node="here") for step in plan.steps)
@@ -58,7 +66,7 @@ def finished_run(folder: Path, times: float, constants: str = "", **factors: Any
     tiers = Tiers.under(folder / "store")
     store = Store(tiers)
     for step in plan.steps:
-        done = report(step.step, step.seconds.value * times)
+        done = report(step.step, step.seconds.value * times, started=started)
         store.put_json(f"runs/run-1/steps/{step.step}.json", done.to_json())
     (run / "plan.json").write_text(json.dumps(plan.to_json()))
     (run / "run.json").write_text(json.dumps({"run_id": "run-1", "tiers": tiers.to_json()}))
@@ -112,6 +120,8 @@ def test_cached_and_repeated_steps_are_no_evidence(tmp_path: Path) -> None:
     first = finished_run(tmp_path, 2.0)
     once = learn([first]).rows
     assert learn([first, first]).rows == once
+    again = finished_run(tmp_path / "again", 2.0, started="2026-01-02T00:00:00+00:00")
+    assert learn([first, again]).rows == 2 * once  # the same work, done twice
     store = Store(Tiers.under(tmp_path / "store"))
     for key in list(store.list_json("runs/run-1/steps")):
         store.put_json(key, {**store.get_json(key), "cached": True})
