@@ -82,6 +82,7 @@ def _training(space: Space, chosen: Choice) -> tuple[Training, float]:
         low=float(rows.work[row] / rows.spread[row]),
         high=float(rows.high[row]),
     )
+    container = Estimate.of(float(rows.bare[row] * rows.factor[row]), float(rows.spread[row]))
     interval = float(min(rows.interval[row], max(60.0, rows.work[row])))
     layout_number = int(rows.layout[row])
     moved = (weights_bytes(job) + dataset_bytes(job), weights_bytes(job))
@@ -99,7 +100,7 @@ def _training(space: Space, chosen: Choice) -> tuple[Training, float]:
             placement=_placement(offer), nodes=1, processes=1, gpus=0, precision=precision,
             micro_batch=job.global_batch, grad_accum=1, checkpointing=False,
             optimizer=_named(job), sharding="none", checkpoint_interval_s=round(interval),
-            cost=cost, why=why, bare_seconds=float(rows.bare[row]),
+            cost=cost, why=why, container=container, bare_seconds=float(rows.bare[row]),
             learnt_factor=float(rows.factor[row]),
         )  # fmt: skip
         return training, float(rows.work[row]) / max(job.train_steps, 1)
@@ -116,7 +117,8 @@ def _training(space: Space, chosen: Choice) -> tuple[Training, float]:
         precision=layout.precision, micro_batch=layout.micro_batch, grad_accum=layout.grad_accum,
         checkpointing=layout.checkpointing, optimizer=layout.optimizer, sharding=layout.sharding,
         checkpoint_interval_s=round(interval), cost=cost, why=why,
-        bare_seconds=float(rows.bare[row]), learnt_factor=float(rows.factor[row]),
+        container=container, bare_seconds=float(rows.bare[row]),
+        learnt_factor=float(rows.factor[row]),
     )  # fmt: skip
     return training, float(space.timed.step_s[layout_number]) / layout.grad_accum
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def plan_steps(
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, float], dict[str, dict[str, Any]]]:
     """Return every step as the keyword arguments of `StepPlan`; what calibration multiplied their
     seconds by; and what `pipelines.learn` knows them by: seconds of the container alone without
-    calibration, precision, model and GPU.
+    calibration, precision, model and GPU, and the container's seconds with calibration, which
+    receipts compare with.
 
     Args:
         waits: seconds that a step waits for its node and pod, by task name.
@@ -198,9 +199,11 @@ def _step(
         model=model_name(job.spec.model_dump()),
     )  # fmt: skip
     bare, factor = training.bare_seconds, training.learnt_factor
-    if not on_train or bare is None:
+    container = training.container
+    if not on_train or container is None:
         bare = found.seconds.value
         found, factor = adjusted(found, calibration, work)
+        container = found.seconds
     seconds = Estimate.sum(
         [found.seconds, Estimate(value=waits, low=0.7 * waits, high=1.4 * waits)]
     )
@@ -228,7 +231,10 @@ def _step(
         "arguments": step_arguments(job, way, kind, variant),
         "why": training.why if on_train else _why(place),
     }
-    known = {"seconds": bare, "precision": precision, "model": work.model, "gpu": gpu}
+    known = {
+        "seconds": bare, "precision": precision, "model": work.model, "gpu": gpu,
+        "container": asdict(container),
+    }  # fmt: skip
     return step, factor, known
 
 

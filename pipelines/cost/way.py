@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipelines.cost.catalog import Instance
 from pipelines.cost.chain import StepCost
+from pipelines.cost.estimate import Estimate
 from pipelines.cost.machine import Machine
 
 HERE = "here"
@@ -47,9 +48,10 @@ class Training:
     checkpoint_interval_s: float
     cost: StepCost
     why: str
-    # Where the search applied receipts to `cost` itself: seconds that the container alone takes
-    # without them, and the factor.
+    # Where `cost` is the search's, with waits, interruptions and what receipts taught: seconds of
+    # the container alone without receipts, with them, and what they multiplied them by.
     bare_seconds: float | None = None
+    container: Estimate | None = None
     learnt_factor: float = 1.0
 
 

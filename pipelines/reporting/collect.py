@@ -7,7 +7,6 @@ that report.json has it too.
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import Any
 
@@ -33,6 +32,7 @@ from pipelines.reporting.results import (
     table_of,
     variants_of,
 )
+from pipelines.reporting.waits import container_seconds, span, waited
 
 Json = dict[str, Any]
 SECONDS_PER_HOUR = 3600
@@ -52,7 +52,11 @@ def collect_report(store: Store, run_id: str, plan: Any, status: str) -> Json:
     errors = documents(store, f"runs/{run_id}/errors")
     last_event = last_events(store, run_id)
     error = first_error(document, reports, errors, last_event)
-    steps = [_step(step, reports, errors, last_event) for step in document["steps"]]
+    waits = waited(document, reports)
+    steps = [
+        _step(step, document, reports, errors, last_event, waits.get(step["step"]))
+        for step in document["steps"]
+    ]
     unfinished = [s["name"] for s in steps if s["state"] != "done" and s["kind"] != "report"]
     if error is None and unfinished:
         error = broken_off(unfinished, last_event)
@@ -125,7 +129,12 @@ def finite(value: Any) -> Any:
 
 
 def _step(
-    step: Json, reports: dict[str, Json], errors: dict[str, Json], last_event: dict[str, Json]
+    step: Json,
+    plan: Json,
+    reports: dict[str, Json],
+    errors: dict[str, Json],
+    last_event: dict[str, Json],
+    wait_s: float | None,
 ) -> Json:
     name = step["step"]
     report = reports.get(name)
@@ -144,8 +153,8 @@ def _step(
         "capacity": step.get("capacity"),
         "why": step.get("why", ""),
         "output": None if report is None else report.get("output"),
-        "predicted": _predicted(step),
-        "measured": None if report is None else _measured(report, usd_per_hour(step)),
+        "predicted": _predicted(step, plan),
+        "measured": None if report is None else _measured(report, usd_per_hour(step), wait_s),
         "requested": {**step["resources"], "timeout_s": step.get("timeout_s")},
     }
 
@@ -158,13 +167,15 @@ def usd_per_hour(step: Json) -> float | None:
     return float(usd["value"]) / float(seconds) * SECONDS_PER_HOUR
 
 
-def _predicted(step: Json) -> Json:
+def _predicted(step: Json, plan: Json) -> Json:
     gpu = step.get("peak_gpu_memory_bytes")
-    memory, seconds, usd = step["peak_memory_bytes"], step["seconds"], step.get("usd")
+    memory, usd = step["peak_memory_bytes"], step.get("usd")
+    seconds = container_seconds(step, plan)
     return {
         "seconds": seconds["value"],
         "low": seconds["low"],
         "high": seconds["high"],
+        "wait_s": seconds["wait_s"],
         "peak_memory_bytes": memory["value"],
         "peak_memory_low_bytes": memory["low"],
         "peak_memory_high_bytes": memory["high"],
@@ -173,15 +184,18 @@ def _predicted(step: Json) -> Json:
     }
 
 
-def _measured(report: Json, price: float | None) -> Json:
+def _measured(report: Json, price: float | None, wait_s: float | None = None) -> Json:
+    """A node costs while its step's pod and image come, too (`wait_s`, as far as that is known)."""
     seconds = report.get("seconds", {})
     total = seconds.get("total")
+    paid = None if total is None else total + (wait_s or 0.0)
     return {
         "seconds": total,
         "peak_memory_bytes": report.get("peak_memory_bytes"),
         "peak_gpu_memory_bytes": report.get("peak_gpu_memory_bytes"),
         "cpu_seconds": report.get("cpu_seconds"),
-        "usd": None if price is None or total is None else total * price / SECONDS_PER_HOUR,
+        "wait_s": wait_s,
+        "usd": None if price is None or paid is None else paid * price / SECONDS_PER_HOUR,
         "energy_joules": report.get("energy_joules"),
         "bytes_in": report.get("bytes_in"),
         "bytes_out": report.get("bytes_out"),
@@ -247,12 +261,8 @@ def _run(run_id: str, plan: Json, reports: dict[str, Json]) -> Json:
 
 
 def _end(report: Json) -> str | None:
-    try:
-        start = datetime.fromisoformat(report["started_at"]).astimezone(UTC)
-        end = start + timedelta(seconds=float((report.get("seconds") or {}).get("total") or 0.0))
-    except (TypeError, ValueError, OverflowError):  # a damaged step report
-        return None
-    return end.isoformat(timespec="seconds")
+    found = span(report)
+    return found[1].isoformat(timespec="seconds") if found else None
 
 
 def _hardware(reports: dict[str, Json]) -> Json:

@@ -156,9 +156,22 @@ def prediction(steps: list[Json], whole: Json | None) -> Json:
         "predicted_seconds": predicted if taken else None,
         "measured_seconds": measured if taken else None,
         "seconds_error": None if ratio is None else ratio - 1,
+        **_waits(taken),
         "whole_run_seconds": whole["value"] if whole else None,
         "whole_run_low": whole["low"] if whole else None,
         "whole_run_high": whole["high"] if whole else None,
+    }
+
+
+def _waits(steps: list[Json]) -> Json:
+    """Seconds that steps waited for nodes, images and pods: predicted, and at least so many
+    measured, of the steps for which that is known."""
+    known = [step for step in steps if step["measured"].get("wait_s") is not None]
+    if not any(step["predicted"].get("wait_s") for step in known):
+        return {"predicted_wait_seconds": None, "measured_wait_seconds": None}
+    return {
+        "predicted_wait_seconds": sum(step["predicted"]["wait_s"] for step in known),
+        "measured_wait_seconds": sum(step["measured"]["wait_s"] for step in known),
     }
 
 

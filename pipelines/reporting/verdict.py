@@ -187,6 +187,13 @@ def _time_tile(report: Json) -> Markup | None:
     value = number(prediction["measured_seconds"], figures.seconds)
     ending = " for these steps" if report["error"] else ""
     notes = [join(["predicted ", number(prediction["predicted_seconds"], figures.seconds), ending])]
+    if prediction.get("measured_wait_seconds") is not None:
+        words = [
+            "besides, nodes and pods ",
+            number(prediction["measured_wait_seconds"], figures.seconds),
+        ]
+        words += [", predicted ", number(prediction["predicted_wait_seconds"], figures.seconds)]
+        notes.append(tag("span", *words, class_="soft"))
     if cached["cached"]:
         reused = [number(cached["cached_seconds"], figures.seconds), " of it reused from "]
         reused += [number(cached["cached"], figures.count), " finished steps"]
