@@ -51,6 +51,10 @@ PARITY_ROWS = 64
 # Of a step's files, what libraries put into /tmp all the same when its scratch is on a volume.
 VOLUME_SHARE = 0.05
 EVALUATION_ROWS = 64
+# Views of an image beside the training, and what reading images adds to a training's memory
+# (receipt of examples/hand-images.yaml: 1.8 ms waited for 32, 675 MiB of which 233 were missing).
+IMAGE_SECONDS = 5.6e-5
+IMAGE_LIBRARY_BYTES = 0.22 * GIB
 # Padded tokens of a batch on one thread (components.lib.runner.CPU_TOKEN_BUDGET), and of the rows
 # packed to a multiple of these (components.train.setup.CPU_MULTIPLE).
 BATCH_TOKENS = 512
@@ -310,12 +314,15 @@ def validation_seconds(job: Job, machine: Machine, precision: str) -> float:
 
 def cpu_train_seconds(job: Job, machine: Machine, precision: str) -> float:
     """Seconds of all training steps and evaluations, without start and end."""
-    steps = job.train_steps * cpu_step_time(job, machine, precision)
+    step = cpu_step_time(job, machine, precision)
+    if job.spec.task == "image-classification":
+        step += _single(machine, job.global_batch * IMAGE_SECONDS)
+    steps = job.train_steps * step
     return steps + job.spec.training.epochs * validation_seconds(job, machine, precision)
 
 
 def cpu_train_memory(job: Job) -> float:
-    """Bytes of weights, gradients, states and activations. Measured (resident) activations are
+    """Bytes of weights, gradients, states, activations, images. Measured (resident) activations are
     3.2 times the 34 s b h bytes at half precision of arXiv 2205.05198: fp32 copies, and arenas of
     the C library that varying batch shapes leave fragmented."""
     shape, batch, length = job.shape, job.global_batch, float(job.longest)
@@ -324,7 +331,16 @@ def cpu_train_memory(job: Job) -> float:
     logits = 0.0
     if job.spec.task == "causal-lm":
         logits = 3.0 * batch * length * shape.vocab_size * 4.0
-    return states + shape.num_layers * layer + logits
+    return states + shape.num_layers * layer + logits + image_memory(job)
+
+
+def image_memory(job: Job) -> float:
+    """Bytes of decoded images (components.lib.images keeps a gibibyte at most) and of the libraries
+    that read and decode them; 0 for texts."""
+    if job.spec.task != "image-classification":
+        return 0.0
+    rows = sum(job.profile[split].rows for split in ("train", "validation"))
+    return IMAGE_LIBRARY_BYTES + min(float(GIB), 3.0 * rows * (job.shape.image_size or 224) ** 2)
 
 
 def cpu_train_cost(job: Job, machine: Machine, precision: str) -> StepCost:

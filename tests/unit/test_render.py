@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,20 +177,34 @@ def test_another_render_removes_what_no_longer_belongs(tmp_path: Path) -> None:
 
 
 def test_compile_and_render_are_quick(tmp_path: Path) -> None:
-    modes: tuple[Requests, ...] = ("static", "dynamic")
-    for requests in modes:
-        # 1.5 s is the promise (benchmarks/compile_render.py); twice that where tests share a core.
-        assert min(_seconds(tmp_path, requests) for _ in range(3)) < 3.0
+    # A process of its own: kfp looks at every loaded module for each task, and tests load hundreds.
+    done = subprocess.run(
+        [sys.executable, "-c", TIMED, str(tmp_path)], cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # 1.5 s is the promise (benchmarks/compile_render.py); twice that where tests share a core.
+    assert max(json.loads(done.stdout)) < 3.0
     assert len(IR.encode()) < 1_000_000
     many = sample_plan(variants=tuple(f"prune{share}+int8" for share in range(10, 34)))
     assert len(compile_pipeline(many, requests="dynamic").encode()) < 1_000_000
 
 
-def _seconds(folder: Path, requests: Requests) -> float:
-    # CPU time: what else the machine does is no fault of the compiler's.
+# Least CPU seconds of three for each kind of requests: what else the machine does is no fault of
+# the compiler's.
+TIMED = """
+import json, sys, time
+from pathlib import Path
+from pipelines.dag import compile_pipeline
+from pipelines.render import render
+from tests.plans import sample_plan
+
+def seconds(requests):
     start = time.process_time()
-    render(PLAN, compile_pipeline(PLAN, requests=requests), folder)
+    render(sample_plan(), compile_pipeline(sample_plan(), requests=requests), Path(sys.argv[1]))
     return time.process_time() - start
+
+print(json.dumps([min(seconds(r) for _ in range(3)) for r in ("static", "dynamic")]))
+"""
 
 
 def test_money_and_requests_are_in_the_diff_of_two_plans() -> None:
