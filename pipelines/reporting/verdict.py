@@ -189,7 +189,7 @@ def _time_tile(report: Json) -> Markup | None:
     notes = [join(["predicted ", number(prediction["predicted_seconds"], figures.seconds), ending])]
     if prediction.get("measured_wait_seconds") is not None:
         words = [
-            "besides, nodes and pods ",
+            "and waits for nodes and pods ",
             number(prediction["measured_wait_seconds"], figures.seconds),
         ]
         words += [", predicted ", number(prediction["predicted_wait_seconds"], figures.seconds)]
