@@ -29,7 +29,8 @@ from components.ingest.formats import read_source
 from components.ingest.unlabelled import Wanted, read_unlabelled
 from components.lib.references import load_tokenizer
 from pipelines.cost.model import tokenizer_folder
-from pipelines.spec import Spec, Unlabelled
+from pipelines.spec import Spec
+from pipelines.spec_sections import Unlabelled
 
 Lengths = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")

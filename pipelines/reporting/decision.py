@@ -39,7 +39,7 @@ def decision(plan: Json) -> Json:
 
 
 def _seconds(deadline: Any) -> int | None:
-    from pipelines.spec import parse_duration
+    from pipelines.spec_sections import parse_duration
 
     try:
         return parse_duration(deadline)

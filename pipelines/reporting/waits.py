@@ -13,6 +13,9 @@ from typing import Any
 from pipelines.cost.way import HERE
 
 Json = dict[str, Any]
+# Steps write their start down in whole seconds, so the end that follows from it may seem to lie as
+# much after the next one's start.
+CLOCK = timedelta(seconds=1)
 
 
 def container_seconds(step: Json, plan: Json) -> Json:
@@ -43,9 +46,11 @@ def waited(plan: Json, reports: dict[str, Json]) -> dict[str, float]:
     for name, (start, _) in spans.items():
         if name not in elsewhere:
             continue
-        before = [end for other, (_, end) in spans.items() if other != name and end <= start]
+        before = [
+            end for other, (_, end) in spans.items() if other != name and end <= start + CLOCK
+        ]
         if before:
-            made[name] = (start - max(before)).total_seconds()
+            made[name] = max(0.0, (start - max(before)).total_seconds())
     return made
 
 

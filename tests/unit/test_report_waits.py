@@ -17,7 +17,9 @@ NEWSROOM = Path(__file__).parents[2] / "pipelines" / "examples" / "newsroom-ner.
 NAMES = ("ingest", "decide", "place", "train")
 
 
-def run_of(folder: Path, waits: dict[str, float], cached: str = "") -> dict:
+def run_of(
+    folder: Path, waits: dict[str, float], cached: str = "", precision: str = "microseconds"
+) -> dict:
     """The report of a run on the cluster whose containers took what was predicted of them, each
     started so long after the one before."""
     spec = parse_spec(NEWSROOM.read_text(), source="spec.yaml", folder=NEWSROOM.parent)
@@ -30,7 +32,7 @@ def run_of(folder: Path, waits: dict[str, float], cached: str = "") -> dict:
         store.put_json(
             f"runs/r/steps/{name}.json",
             {"step": name, "kind": name, "cached": name == cached, "seconds": {"total": total},
-             "started_at": started.isoformat(), "peak_memory_bytes": 1, "hardware": {}},
+ "started_at": started.isoformat(timespec=precision), "peak_memory_bytes": 1, "hardware": {}},
         )  # fmt: skip
         at += total
     return collect_report(store, "r", plan, "running")
@@ -64,3 +66,13 @@ def test_a_run_with_steps_taken_over_does_not_tell_its_waits(tmp_path: Path) -> 
     report = run_of(tmp_path, {"train": 300.0}, cached="ingest")
     assert all(s["measured"]["wait_s"] is None for s in report["steps"] if s["measured"])
     assert report["prediction"]["measured_wait_seconds"] is None
+
+
+def test_starts_in_whole_seconds_do_not_hide_the_step_before(tmp_path: Path) -> None:
+    """Of a wait of a tenth of a second nothing is left; what came before the step before it is not
+    counted instead."""
+    short = {"decide": 0.1, "place": 0.1, "train": 0.1}
+    report = run_of(tmp_path, short, precision="seconds")
+    waits = [s["measured"]["wait_s"] for s in report["steps"] if s["measured"]]
+    assert all(wait <= 1.1 for wait in waits if wait is not None)
+    assert sum(wait is not None for wait in waits) >= 3

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.contract import TASKS, SpecError
-from pipelines.spec import Spec, load_spec, parse_duration, parse_spec
+from pipelines.spec import Spec, load_spec, parse_spec
+from pipelines.spec_sections import parse_duration
 from tests.support import REPOSITORY, SHARED, needs_shared
 
 MINIMAL = """\
